@@ -1,0 +1,3 @@
+"""vlarl: reinforcement learning for vision-language-action policies."""
+
+__version__ = "0.1.0"

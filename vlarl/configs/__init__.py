@@ -1,0 +1,1 @@
+"""Frozen, keyword-only configuration dataclasses. They import no heavy library and are validated once."""

@@ -1,0 +1,48 @@
+"""What the environments are: which simulator, which tasks, how many slots."""
+
+from dataclasses import dataclass
+
+from vlarl.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """A vectorised environment.
+
+    Raises:
+        UserError: if a size is impossible.
+    """
+
+    name: str = "libero"
+    """Registered environment (`vlarl.envs.base.ENVIRONMENTS`)."""
+    task_suite: str = "libero_goal"
+    """Suite of tasks, for example libero_object."""
+    task_ids: tuple[int, ...] = (0,)
+    """Tasks of the suite that one policy learns jointly."""
+    image_size: int = 64
+    """Side of the square camera image, pixels."""
+    num_envs: int = 32
+    """Environment slots over all workers."""
+    num_workers: int = 2
+    """Worker processes; a slot lives in exactly one."""
+    replan_steps: int = 8
+    """Actions executed per turn before the policy is asked again, env steps."""
+    max_episode_steps: int | None = None
+    """Episode limit for training, env steps; None takes the suite's protocol limit."""
+    seed: int = 0
+    """Seed of the pools of training and validation starts."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "num_envs", "num_workers", "replan_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"env.{name} must be at least 1, got {getattr(self, name)}")
+        if not self.task_ids:
+            raise UserError("env.task_ids is empty: name at least one task")
+        if len(set(self.task_ids)) != len(self.task_ids):
+            raise UserError(f"env.task_ids repeats a task: {list(self.task_ids)}")
+        if self.num_workers > self.num_envs:
+            raise UserError(f"env.num_workers {self.num_workers} is larger than env.num_envs {self.num_envs}")
+        if self.max_episode_steps is not None and self.max_episode_steps < self.replan_steps:
+            raise UserError(
+                f"env.max_episode_steps {self.max_episode_steps} is shorter than one turn of {self.replan_steps} steps"
+            )

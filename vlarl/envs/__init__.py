@@ -1,0 +1,1 @@
+"""Environments and their worker processes. Nothing here imports torch."""
