@@ -1,0 +1,216 @@
+"""Supervised fine-tuning, PPO, evaluation, and the complete configuration of a run."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from vlarl.configs.curriculum import CurriculumConfig
+from vlarl.configs.env import EnvConfig
+from vlarl.configs.monitor import MonitorConfig
+from vlarl.configs.policy import PolicyConfig
+from vlarl.errors import UserError
+
+
+def _require_positive(config: object, section: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UserError(f"{section}.{name} must be positive, got {getattr(config, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationConfig:
+    """Demonstrations by scripted experts."""
+
+    episodes_per_task: int = 10
+    """Successful demonstrations kept per task."""
+    recovery_probability: float = 0.7
+    """Share of demonstrations with one forced early close of the gripper and the expert's correction."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "demonstrations", ("episodes_per_task",))
+        if not 0 <= self.recovery_probability <= 1:
+            raise UserError(
+                f"demonstrations.recovery_probability must be in [0, 1], got {self.recovery_probability}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """Next-token cross-entropy on the action tokens of demonstrations."""
+
+    num_steps: int = 1500
+    """Gradient steps."""
+    minibatch_size: int = 24
+    """Frames per gradient step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate; linear warm-up, then linear decay to 5 % of it."""
+    warmup_steps: int = 30
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm is clipped to this."""
+    first_action_weight: float = 2.0
+    """Loss weight of the tokens of a turn's first action (later ones are easy copies)."""
+    crop_pixels: int = 2
+    """Image augmentation: random shift by up to this many pixels."""
+    ema_decay: float = 0.99
+    """Decay of the exponential moving average of weights, which is what is kept."""
+    validation_fraction: float = 0.1
+    """Share of demonstrations held out for the validation loss."""
+    log_interval: int = 50
+    """Gradient steps between log lines."""
+
+    def __post_init__(self) -> None:
+        names = ("num_steps", "minibatch_size", "learning_rate", "max_grad_norm", "first_action_weight", "log_interval")
+        _require_positive(self, "sft", names)
+        if self.warmup_steps >= self.num_steps:
+            raise UserError(f"sft.warmup_steps {self.warmup_steps} leaves nothing of sft.num_steps {self.num_steps}")
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"sft.validation_fraction must be in [0, 1), got {self.validation_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Trajectory-level PPO over action tokens."""
+
+    num_iterations: int = 24
+    """Iterations after the critic warm-up; each collects, updates and publishes once."""
+    critic_warmup_iterations: int = 1
+    """Iterations before those, in which only the value network learns."""
+    rollout_batch_size: int = 64
+    """Trajectories per iteration."""
+    minibatch_size: int = 256
+    """Turns per optimizer step."""
+    microbatch_size: int = 128
+    """Turns per forward and backward pass; gradients accumulate to the minibatch's, whatever this is."""
+    update_epochs: int = 2
+    """Passes over the rollout per iteration."""
+    critic_warmup_epochs: int = 6
+    """Passes over the rollout in a critic warm-up iteration."""
+    temperature: float = 0.6
+    """Sampling temperature of rollouts; log-probabilities are taken at the same one."""
+    ratio_level: Literal["token", "turn"] = "token"
+    """One importance ratio per token (the paper's text) or per turn (the paper's code)."""
+    clip_ratio_low: float = 0.2
+    """Lower clip of the ratio."""
+    clip_ratio_high: float = 0.28
+    """Upper clip of the ratio (DAPO's clip-higher)."""
+    value_clip_range: float | None = None
+    """Clip of the value update around the old value; None is off (the paper's code: 0.2)."""
+    gamma: float = 0.99
+    """Discount per turn."""
+    gae_lambda: float = 0.95
+    """GAE's lambda, per turn."""
+    learning_rate: float = 2e-4
+    """Policy learning rate."""
+    value_learning_rate: float = 5e-4
+    """Value network's learning rate."""
+    lr_warmup_updates: int = 8
+    """Optimizer steps of linear warm-up for the policy (Adam's first steps are sign-like)."""
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's decay rates."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    max_grad_norm: float = 1.0
+    """Gradient norms of policy and value network are clipped to this, each on its own."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus, per token."""
+    kl_coef: float = 0.0
+    """Weight of the KL divergence to the policy that training started from, per token."""
+    target_kl: float | None = 0.02
+    """An iteration's remaining minibatches are skipped once the KL per token exceeds this; None never."""
+
+    def __post_init__(self) -> None:
+        names = ("rollout_batch_size", "minibatch_size", "microbatch_size", "update_epochs", "critic_warmup_epochs")
+        rates = ("temperature", "learning_rate", "value_learning_rate", "max_grad_norm", "adam_eps", "num_iterations")
+        _require_positive(self, "ppo", names + rates)
+        if self.critic_warmup_iterations < 0 or self.lr_warmup_updates < 0:
+            raise UserError("ppo.critic_warmup_iterations and ppo.lr_warmup_updates cannot be negative")
+        if self.microbatch_size > self.minibatch_size:
+            raise UserError(
+                f"ppo.microbatch_size {self.microbatch_size} is larger than ppo.minibatch_size {self.minibatch_size}"
+            )
+        if not 0 < self.clip_ratio_low < 1 or not self.clip_ratio_high > 0:
+            raise UserError(f"ppo clip ratios must be in (0, 1), got {self.clip_ratio_low} and {self.clip_ratio_high}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"ppo.{name} must be in [0, 1], got {getattr(self, name)}")
+
+    @property
+    def total_iterations(self) -> int:
+        """Critic warm-up and PPO iterations together."""
+        return self.critic_warmup_iterations + self.num_iterations
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Evaluation on fixed starts, under the suite's protocol limit."""
+
+    episodes_per_task: int = 50
+    """Evaluation starts per task."""
+    validation_interval: int = 6
+    """PPO iterations between validations, which choose the best checkpoint; 0 never."""
+    validation_episodes_per_task: int = 25
+    """Validation starts per task."""
+    video_starts_per_task: int = 2
+    """Starts per task of which a side-by-side video is made."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "evaluation", ("episodes_per_task", "validation_episodes_per_task"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run's result, apart from its output folder.
+
+    Raises:
+        UserError: if parts contradict each other.
+    """
+
+    recipe: str
+    """Name of the recipe that this configuration came from."""
+    seed: int = 0
+    """Seed of demonstrations, weights, sampling and batches."""
+    exact: bool = False
+    """Bit-exact resume and repetition: deterministic algorithms and one thread."""
+    learner_threads: int = 2
+    """Threads of the learner, CPU cores."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    demonstrations: DemonstrationConfig | None = field(default_factory=DemonstrationConfig)
+    """None: no demonstrations and no SFT, the policy starts from random weights."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint_interval: int = 1
+    """PPO iterations between checkpoints."""
+    keep_last: int = 2
+    """Newest checkpoints kept; the best by validation is kept beside them."""
+    sinks: tuple[str, ...] = ("jsonl", "tensorboard")
+    """Where metrics go: jsonl, tensorboard, wandb, trackio."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "train", ("learner_threads", "checkpoint_interval", "keep_last"))
+        if self.policy.image_size != self.env.image_size:
+            raise UserError(
+                f"policy.image_size {self.policy.image_size} and env.image_size {self.env.image_size} differ"
+            )
+        if self.env.replan_steps > self.policy.action_horizon:
+            raise UserError(
+                f"env.replan_steps {self.env.replan_steps} is larger than policy.action_horizon"
+                f" {self.policy.action_horizon}: the policy emits no more actions than that"
+            )
+        limit = self.env.max_episode_steps
+        if limit is not None:
+            turns = -(-limit // self.env.replan_steps) * self.ppo.rollout_batch_size
+            if self.ppo.minibatch_size > turns:
+                raise UserError(
+                    f"ppo.minibatch_size {self.ppo.minibatch_size} is larger than the rollout can be:"
+                    f" {self.ppo.rollout_batch_size} trajectories of at most {limit} steps are {turns} turns"
+                )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form, written as config.json beside the results."""
+        return asdict(self)

@@ -1,0 +1,177 @@
+"""Evaluation on fixed starts under the suite's protocol limit, greedy or sampled."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlarl.envs.base import EnvSpec
+from vlarl.errors import UserError
+from vlarl.evaluation.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
+from vlarl.inference.base import ActionGenerator
+from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
+from vlarl.types import EpisodeResult, Observation, Split, Start, WorkItem
+
+EVALUATION_SEED = 20_250_518
+"""Seed of sampled evaluations: the same noise for every policy that is compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Outcomes of one policy on one set of starts, sorted by (task_id, start index)."""
+
+    temperature: float
+    """0 is greedy."""
+    episodes: tuple[EpisodeResult, ...]
+    env_steps: int
+
+    @property
+    def successes(self) -> np.ndarray:
+        """[episodes] bool."""
+        return np.array([e.success for e in self.episodes], dtype=bool)
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able counts with Wilson 95 % intervals, pooled and per task."""
+        tasks = sorted({e.start.task_id for e in self.episodes})
+        per_task = {str(t): rate([e.success for e in self.episodes if e.start.task_id == t]) for t in tasks}
+        mean_steps = float(np.mean([e.steps for e in self.episodes]))
+        return {
+            **rate(self.successes),
+            "temperature": self.temperature,
+            "mean_episode_steps": mean_steps,
+            "per_task": per_task,
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes every episode's outcome as JSON, atomically."""
+        rows = [
+            [e.start.task_id, e.start.split, e.start.index, bool(e.success), int(e.steps)] for e in self.episodes
+        ]
+        text = json.dumps({"temperature": self.temperature, "env_steps": self.env_steps, "episodes": rows})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(text)
+        os.replace(scratch, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Evaluation":
+        """Inverse of save."""
+        raw = json.loads(path.read_text())
+        episodes = tuple(
+            EpisodeResult(start=Start(task_id=t, split=split, index=i), success=success, steps=steps)
+            for t, split, i, success, steps in raw["episodes"]
+        )
+        return cls(temperature=raw["temperature"], episodes=episodes, env_steps=raw["env_steps"])
+
+
+def rate(successes: Sequence[bool] | np.ndarray) -> dict[str, Any]:
+    """Counts, rate and Wilson 95 % interval."""
+    count, episodes = int(np.sum(successes)), len(successes)
+    low, high = wilson_interval(count, episodes)
+    return {"successes": count, "episodes": episodes, "success_rate": count / episodes, "ci95": [low, high]}
+
+
+def compare(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """Paired comparison on the same starts: lift in points with a 95 % interval, and McNemar's p.
+
+    Raises:
+        UserError: the two were evaluated on different starts.
+    """
+    if [e.start for e in before.episodes] != [e.start for e in after.episodes]:
+        raise UserError("the two evaluations have different starts: evaluate both on the same task_ids and episodes")
+    low, high = paired_difference_interval(before.successes, after.successes)
+    return {
+        "points": 100 * float(after.successes.mean() - before.successes.mean()),
+        "ci95": [100 * low, 100 * high],
+        "p_value": mcnemar_p_value(before.successes, after.successes),
+    }
+
+
+def evaluation_items(task_ids: Sequence[int], split: Split, episodes_per_task: int) -> tuple[WorkItem, ...]:
+    """The fixed work list: the first `episodes_per_task` starts of the split, task by task."""
+    starts = [Start(task_id=t, split=split, index=i) for t in sorted(task_ids) for i in range(episodes_per_task)]
+    return tuple(
+        WorkItem(trajectory_index=index, start=start, seed=EVALUATION_SEED) for index, start in enumerate(starts)
+    )
+
+
+def evaluate(
+    collector: Collector,
+    generator: ActionGenerator,
+    spec: EnvSpec,
+    *,
+    task_ids: Sequence[int],
+    split: Split,
+    episodes_per_task: int,
+    temperature: float,
+    transform: ObservationTransform | None = None,
+    progress: ProgressFn | None = None,
+) -> tuple[Evaluation, dict[Start, np.ndarray]]:
+    """Evaluates a policy.
+
+    Args:
+        collector: owns the environments.
+        generator: samples at `temperature` when that is not 0.
+        spec: of the environments.
+        task_ids: tasks to evaluate.
+        split: "evaluation" for figures, "validation" for choices.
+        episodes_per_task: starts per task.
+        temperature: 0 for greedy decoding, else the generator's temperature.
+        transform: changes the observations (probes).
+        progress: called as episodes end.
+
+    Returns:
+        The outcomes, and the executed actions [steps, action_dim] of every episode.
+
+    Raises:
+        UserError: more episodes than the split has starts.
+    """
+    if episodes_per_task > spec.num_starts[split]:
+        raise UserError(
+            f"{episodes_per_task} episodes per task were asked for, the {split} split has"
+            f" {spec.num_starts[split]} starts per task"
+        )
+    items = evaluation_items(task_ids, split, episodes_per_task)
+    rollout = collector.collect(
+        generator, items, greedy=temperature == 0, transform=transform, progress=progress
+    )
+    steps = rollout.episode_steps
+    episodes = tuple(
+        EpisodeResult(start=item.start, success=bool(success), steps=int(count))
+        for item, success, count in zip(rollout.items, rollout.success, steps, strict=True)
+    )
+    executed = np.arange(rollout.executed_actions.shape[1])[None, :] < rollout.executed_steps[:, None]
+    bounds = zip(rollout.trajectory_offsets[:-1], rollout.trajectory_offsets[1:], strict=True)
+    actions = {
+        episode.start: rollout.executed_actions[a:b][executed[a:b]]
+        for episode, (a, b) in zip(episodes, bounds, strict=True)
+    }
+    return Evaluation(temperature=temperature, episodes=episodes, env_steps=int(steps.sum())), actions
+
+
+def swap_instructions(instructions: Mapping[int, str]) -> ObservationTransform:
+    """Probe: every task's instruction is replaced by the next task's."""
+    names = [instructions[t] for t in sorted(instructions)]
+    other = dict(zip(names, names[1:] + names[:1], strict=True))
+
+    def transform(observations: Observation) -> Observation:
+        return Observation(
+            images=observations.images,
+            proprio=observations.proprio,
+            instructions=tuple(other[i] for i in observations.instructions),
+        )
+
+    return transform
+
+
+def blank_images(observations: Observation) -> Observation:
+    """Probe: the camera shows uniform grey."""
+    return Observation(
+        images=np.full_like(observations.images, 127),
+        proprio=observations.proprio,
+        instructions=observations.instructions,
+    )

@@ -1,0 +1,75 @@
+"""Batched decoding of action tokens with a key-value cache, in the learner's process."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vlarl.errors import UserError
+from vlarl.inference.base import PublishedWeights
+from vlarl.policies.vla import VLAPolicy, process_observations
+from vlarl.types import Generation, Observation
+
+
+class LocalGenerator:
+    """Decodes B observations at once, restricted to the action tokens.
+
+    Raises:
+        UserError: a temperature that is not positive.
+    """
+
+    def __init__(self, policy: VLAPolicy, temperature: float) -> None:
+        if not temperature > 0:
+            raise UserError(f"the sampling temperature must be positive, got {temperature}; greedy needs no noise")
+        self._policy = policy
+        self._temperature = temperature
+        self.policy_version = 0
+        self.num_action_tokens = policy.config.num_action_tokens
+
+    def load(self, published: PublishedWeights) -> None:
+        """Takes the learner's module as it is: one process, one copy of the weights."""
+        self._policy = published.policy
+        self.policy_version = published.version
+
+    @torch.no_grad()
+    def generate(self, observations: Observation, noise: np.ndarray | None) -> Generation:
+        """See ActionGenerator.generate. With noise=None, log-probs and entropy are those at the temperature."""
+        policy = self._policy
+        uniforms = None if noise is None else torch.from_numpy(noise).float()
+        inputs = process_observations(observations, policy.config)
+        embeddings, prompt_mask = policy.embed_prompt(inputs)
+        batch, num_prompt = prompt_mask.shape
+        num_tokens = policy.config.num_action_tokens
+        key_mask = torch.cat([prompt_mask, prompt_mask.new_ones(batch, num_tokens)], dim=1)
+        tokens = torch.empty(batch, num_tokens, dtype=torch.int64)
+        logprobs, entropy = torch.empty(batch, num_tokens), torch.empty(batch, num_tokens)
+        cache = DynamicCache()
+        past = 0
+        for index in range(num_tokens):
+            length = num_prompt + index
+            hidden = policy.trunk.decode(embeddings, key_mask[:, :length], cache, past)[:, -1]
+            past = length
+            scores = torch.log_softmax(policy.lm_head(hidden).float() / self._temperature, dim=-1)
+            chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
+            tokens[:, index] = chosen + policy.first_action_token
+            logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)
+            entropy[:, index] = -(scores.exp() * scores).sum(-1)
+            if index + 1 < num_tokens:
+                embeddings = policy.trunk.decoder.embed_tokens(tokens[:, index : index + 1]) + policy.slots[index + 1]
+        return Generation(
+            action_tokens=tokens.numpy(),
+            logprobs=logprobs.numpy(),
+            entropy=entropy.numpy(),
+            actions=policy.decode_actions(tokens.numpy()),
+        )
+
+
+def _choose(scores: Tensor, uniform: Tensor | None) -> Tensor:
+    """Picks a bin per row of log-probabilities [B, num_bins]: the largest, or by inverse cumulative sampling."""
+    if uniform is None:
+        return scores.argmax(-1)
+    cumulative = scores.exp().cumsum(-1)
+    # Rounding can leave the total a little below one: scale the draw so that the last bin is never passed.
+    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1).clamp_max(
+        scores.shape[-1] - 1
+    )

@@ -1,0 +1,116 @@
+"""The output folder of a run: where everything lies, and whose it is."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlarl.configs.training import TrainConfig
+from vlarl.errors import UserError
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON-able value
+    """Writes JSON, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(path.suffix + ".tmp")
+    scratch.write_text(json.dumps(value, indent=2))
+    os.replace(scratch, path)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, JSON."""
+        return self.root / "config.json"
+
+    @property
+    def demonstrations(self) -> Path:
+        """HDF5 files in LIBERO's layout, one per task."""
+        return self.root / "demos"
+
+    @property
+    def sft_policy(self) -> Path:
+        """Policy folder after SFT."""
+        return self.root / "sft" / "policy"
+
+    @property
+    def sft_metrics(self) -> Path:
+        """SFT's log rows."""
+        return self.root / "sft_metrics.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per iteration."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of the training."""
+        return self.root / "checkpoints"
+
+    @property
+    def rl_policy(self) -> Path:
+        """Policy folder after RL: the best checkpoint by validation, else the last."""
+        return self.root / "rl" / "policy"
+
+    @property
+    def train_summary(self) -> Path:
+        """Final counters of the training, written when it ends."""
+        return self.root / "rl" / "train.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """Evaluation outcomes, one JSON per policy and mode."""
+        return self.root / "evaluations"
+
+    @property
+    def videos(self) -> Path:
+        """Side-by-side videos."""
+        return self.root / "videos"
+
+    @property
+    def phases(self) -> Path:
+        """Seconds spent per phase so far."""
+        return self.root / "phases.json"
+
+    @property
+    def summary(self) -> Path:
+        """The run's figures."""
+        return self.root / "summary.json"
+
+    def claim(self, config: TrainConfig) -> None:
+        """Makes the folder this run's, or checks that it already is.
+
+        Raises:
+            UserError: the folder holds another run, the differing settings are named; or it holds something else.
+        """
+        mine = json.loads(json.dumps(config.as_dict()))
+        if self.config.is_file():
+            differing = differing_keys(json.loads(self.config.read_text()), mine)
+            if differing:
+                raise UserError(
+                    f"{self.root} holds another run; its settings differ in {', '.join(differing[:6])}:"
+                    " choose another --output or the same settings"
+                )
+            return
+        if self.root.exists() and any(self.root.iterdir()):
+            raise UserError(f"{self.root} is not empty and holds no run: choose another --output")
+        write_json(self.config, mine)
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Names settings that differ as `section.key (old -> new)`."""
+    result = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            result += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            result.append(f"{prefix}{key} ({a} -> {b})")
+    return result

@@ -1,0 +1,228 @@
+"""The loop: collect, score, update, publish; then log, validate, save."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from vlarl.algorithms.ppo import Scores, compute_token_mask, prepare
+from vlarl.configs.training import TrainConfig
+from vlarl.envs.base import EnvSpec
+from vlarl.evaluation.protocol import evaluate
+from vlarl.inference.base import ActionGenerator
+from vlarl.policies.vla import process_observations
+from vlarl.reporting.sinks import MetricsSink
+from vlarl.rewards.base import RewardFn
+from vlarl.rollout.collector import Collector, ProgressFn
+from vlarl.rollout.task_sampler import TaskSampler
+from vlarl.training.checkpoint import CheckpointStore
+from vlarl.training.learner import Learner, RolloutBatch
+from vlarl.training.monitor import Monitor
+from vlarl.types import Rollout
+
+
+class TrainingProgress(Protocol):
+    """What the trainer tells whoever watches."""
+
+    def iteration(self, index: int, total: int, num_trajectories: int) -> ProgressFn:
+        """A new rollout begins; returns the callback for its finished trajectories."""
+        ...
+
+    def row(self, row: dict[str, Any]) -> None:
+        """An iteration ended."""
+        ...
+
+    def warning(self, warning: Any) -> None:  # noqa: ANN401 - monitor.Warning_
+        """The monitor raised a warning."""
+        ...
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Counters of a run: what a checkpoint holds beside weights, optimizers and the curriculum."""
+
+    iteration: int = 0
+    """Finished iterations, critic warm-up included."""
+    env_steps: int = 0
+    rollout_seconds: float = 0.0
+    learn_seconds: float = 0.0
+    rest_seconds: float = 0.0
+    restarted_episodes: int = 0
+    best: dict[str, Any] = field(default_factory=lambda: {"iteration": 0, "success_rate": -1.0})
+    """The checkpoint with the highest validation success."""
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+    truncated_by_time: bool = False
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Runs PPO to the end of the configuration, from wherever the last checkpoint is."""
+
+    config: TrainConfig
+    spec: EnvSpec
+    collector: Collector
+    generator: ActionGenerator
+    learner: Learner
+    task_sampler: TaskSampler
+    reward_fn: RewardFn
+    monitor: Monitor
+    checkpoints: CheckpointStore
+    sinks: Sequence[MetricsSink]
+    history: list[dict[str, Any]]
+    """Rows of the finished iterations (metrics.jsonl); extended in place."""
+    progress: TrainingProgress
+    restarted_episodes: Callable[[], int]
+    deadline: float | None = None
+    """time.monotonic() after which no new iteration starts."""
+    state: TrainState = field(default_factory=TrainState)
+    _iteration_ended: float = 0.0
+
+    def run(self) -> TrainState:
+        """Trains; returns the final state. An interruption loses what no checkpoint holds.
+
+        Raises:
+            NonFiniteError: a loss became NaN or infinite; the last good checkpoint is kept.
+        """
+        total = self.config.ppo.total_iterations
+        self.generator.load(self.learner.publish(version=self.state.iteration))
+        self._iteration_ended = time.perf_counter()
+        for iteration in range(self.state.iteration, total):
+            if self.deadline is not None and time.monotonic() > self.deadline:
+                self.state.truncated_by_time = True
+                break
+            started = time.perf_counter()
+            items = self.task_sampler.work_list(iteration, self.config.ppo.rollout_batch_size)
+            rollout = self.collector.collect(
+                self.generator, items, progress=self.progress.iteration(iteration, total, len(items))
+            )
+            collected = time.perf_counter()
+            torch.set_num_threads(1 if self.config.exact else self.config.learner_threads)
+            rewards = self.reward_fn.score(rollout)
+            scores = self.learner.score(rollout)
+            batch = self._prepare(rollout, rewards, scores)
+            critic_only = iteration < self.config.ppo.critic_warmup_iterations
+            metrics = self.learner.update(batch, iteration, critic_only=critic_only)
+            torch.set_num_threads(1)
+            self.generator.load(self.learner.publish(version=iteration + 1))
+            learned = time.perf_counter()
+            row = self._row(iteration, rollout, rewards, scores, metrics)
+            self._log_validate_save(row, rollout, started, collected, learned)
+        return self.state
+
+    def _prepare(self, rollout: Rollout, rewards: np.ndarray, scores: Scores) -> RolloutBatch:
+        policy = self.config.policy
+        tokens = torch.from_numpy(rollout.action_tokens)
+        mask = compute_token_mask(torch.from_numpy(rollout.executed_steps), policy.action_dim, tokens.shape[1])
+        targets = prepare(
+            rewards=torch.from_numpy(rewards),
+            scores=scores,
+            trajectory_offsets=torch.from_numpy(rollout.trajectory_offsets),
+            terminated=torch.from_numpy(rollout.terminated),
+            token_mask=mask,
+            gamma=self.config.ppo.gamma,
+            gae_lambda=self.config.ppo.gae_lambda,
+        )
+        inputs = process_observations(rollout.observations, policy)
+        return RolloutBatch(inputs=inputs, action_tokens=tokens, scores=scores, targets=targets)
+
+    def _row(
+        self, iteration: int, rollout: Rollout, rewards: np.ndarray, scores: Scores, metrics: dict[str, float]
+    ) -> dict[str, Any]:
+        """The deterministic part of the iteration's log row."""
+        task_ids = np.array([item.start.task_id for item in rollout.items])
+        probabilities = self.task_sampler.probabilities()
+        estimates = self.task_sampler.success_estimates()
+        drift = np.abs(scores.old_logprobs.numpy() - rollout.generator_logprobs)
+        row: dict[str, Any] = {
+            "iteration": iteration,
+            "env_steps": self.state.env_steps + int(rollout.executed_steps.sum()),
+            "critic_warmup": int(iteration < self.config.ppo.critic_warmup_iterations),
+            "charts/success_rate": float(rollout.success.mean()),
+            "charts/episode_steps": float(rollout.episode_steps.mean()),
+            "charts/reward": float(np.add.reduceat(rewards, rollout.trajectory_offsets[:-1]).mean()),
+            "rollout/trajectories": rollout.num_trajectories,
+            "rollout/turns": rollout.num_turns,
+            "rollout/truncated": float(rollout.truncated.mean()),
+            "rollout/entropy": float(rollout.generator_entropy.mean()),
+            "rollout/logprob_drift": float(drift.max()),
+            "rollout/value_mean": float(scores.values.mean()),
+        }
+        for position, task_id in enumerate(self.task_sampler.task_ids):
+            chosen = task_ids == task_id
+            if chosen.any():
+                row[f"charts/success_rate/{task_id}"] = float(rollout.success[chosen].mean())
+            row[f"rollout/trajectories/{task_id}"] = int(chosen.sum())
+            row[f"curriculum/probability/{task_id}"] = float(probabilities[position])
+            row[f"curriculum/success/{task_id}"] = float(estimates[position])
+        return row | metrics
+
+    def _log_validate_save(
+        self, row: dict[str, Any], rollout: Rollout, started: float, collected: float, learned: float
+    ) -> None:
+        state, config = self.state, self.config
+        self.task_sampler.update([item.start.task_id for item in rollout.items], rollout.success)
+        state.iteration = row["iteration"] + 1
+        state.env_steps = row["env_steps"]
+        state.restarted_episodes = self.restarted_episodes()
+        last = state.iteration == config.ppo.total_iterations
+        bookkeeping = time.perf_counter()
+        if self._is_validation_due(last):
+            row |= self._validate()
+        validated = time.perf_counter()
+        for warning in self.monitor.check([*self.history, row]):
+            state.warnings.append(asdict(warning))
+            self.progress.warning(warning)
+        rollout_seconds, learn_seconds = collected - started, learned - collected
+        rest_seconds = (bookkeeping - learned) + (started - self._iteration_ended) + (time.perf_counter() - validated)
+        state.rollout_seconds += rollout_seconds
+        state.learn_seconds += learn_seconds
+        state.rest_seconds += rest_seconds
+        row |= {
+            "time/rollout": rollout_seconds,
+            "time/learn": learn_seconds,
+            "time/validation": validated - bookkeeping,
+            "time/rest": rest_seconds,
+            "time/total": time.perf_counter() - self._iteration_ended,
+            "time/env_steps_per_second": int(rollout.executed_steps.sum()) / rollout_seconds,
+        }
+        self._iteration_ended = time.perf_counter()
+        # The row goes first: after a kill between the two, resuming drops rows without a checkpoint, never the reverse.
+        self.history.append(row)
+        for sink in self.sinks:
+            sink.log(row, row["env_steps"])
+        self.progress.row(row)
+        if state.iteration % config.checkpoint_interval == 0 or last or "evaluation/validation_success" in row:
+            self.checkpoints.save(self.learner, self.snapshot())
+
+    def _is_validation_due(self, last: bool) -> bool:
+        interval = self.config.evaluation.validation_interval
+        done = self.state.iteration - self.config.ppo.critic_warmup_iterations
+        return interval > 0 and done >= 0 and (done % interval == 0 or last)
+
+    def _validate(self) -> dict[str, float]:
+        """Greedy success on validation starts; the best checkpoint so far is remembered."""
+        result, _ = evaluate(
+            self.collector,
+            self.generator,
+            self.spec,
+            task_ids=self.config.env.task_ids,
+            split="validation",
+            episodes_per_task=self.config.evaluation.validation_episodes_per_task,
+            temperature=0.0,
+        )
+        successes, episodes = int(result.successes.sum()), len(result.episodes)
+        # A tie goes to the newer one, which has seen more.
+        if successes / episodes >= self.state.best["success_rate"]:
+            self.state.best = {"iteration": self.state.iteration, "success_rate": successes / episodes}
+        return {
+            "evaluation/validation_success": successes / episodes,
+            "evaluation/validation_successes": successes,
+            "evaluation/validation_episodes": episodes,
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """The JSON-able state of a checkpoint."""
+        return vars(self.state) | {"curriculum": self.task_sampler.state_dict()}
