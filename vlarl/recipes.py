@@ -15,11 +15,31 @@ from vlarl.configs.training import (
 from vlarl.errors import unknown_name
 
 
-def quickstart() -> TrainConfig:
-    """The main job on two CPU cores: two goals in one LIBERO scene, demonstrations, SFT, PPO."""
+QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
+    "libero_goal": (8, 5),
+    "libero_object": (0, 8),
+    "libero_spatial": (0,),
+}
+"""Tasks that the quickstart takes of each suite: those with an expert."""
+
+
+def quickstart(
+    *, seed: int = 0, task_suite: str | None = None, task_ids: tuple[int, ...] | None = None
+) -> TrainConfig:
+    """The main job on two CPU cores: two goals in one LIBERO scene, demonstrations, SFT, PPO.
+
+    Raises:
+        UserError: a suite without quickstart tasks, and no task_ids.
+    """
+    suite = task_suite or "libero_goal"
+    if task_ids is None:
+        if suite not in QUICKSTART_TASKS:
+            raise unknown_name("quickstart suite", suite, QUICKSTART_TASKS)
+        task_ids = QUICKSTART_TASKS[suite]
     return TrainConfig(
         recipe="quickstart",
-        env=EnvConfig(name="libero", task_suite="libero_goal", task_ids=(8, 5), max_episode_steps=200),
+        seed=seed,
+        env=EnvConfig(name="libero", task_suite=suite, task_ids=task_ids, max_episode_steps=200),
         policy=PolicyConfig(),
         demonstrations=DemonstrationConfig(),
         sft=SFTConfig(),

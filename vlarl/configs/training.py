@@ -152,6 +152,8 @@ class EvaluationConfig:
     """PPO iterations between validations, which choose the best checkpoint; 0 never."""
     validation_episodes_per_task: int = 25
     """Validation starts per task."""
+    probe_episodes_per_task: int = 25
+    """Evaluation starts per task with swapped instructions and with blank images."""
     video_starts_per_task: int = 2
     """Starts per task of which a side-by-side video is made."""
 
@@ -180,6 +182,8 @@ class TrainConfig:
     demonstrations: DemonstrationConfig | None = field(default_factory=DemonstrationConfig)
     """None: no demonstrations and no SFT, the policy starts from random weights."""
     sft: SFTConfig = field(default_factory=SFTConfig)
+    reward: str = "success"
+    """Registered reward function (`vlarl.rewards.base.REWARDS`)."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)

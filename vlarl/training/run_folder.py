@@ -18,6 +18,20 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON-able 
     os.replace(scratch, path)
 
 
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON-able value
+    """Reads JSON.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, the same command writes it again") from error
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run."""
@@ -33,6 +47,11 @@ class RunFolder:
     def demonstrations(self) -> Path:
         """HDF5 files in LIBERO's layout, one per task."""
         return self.root / "demos"
+
+    @property
+    def demonstration_rates(self) -> Path:
+        """Attempts and successes of the experts, per task."""
+        return self.demonstrations / "rates.json"
 
     @property
     def sft_policy(self) -> Path:
@@ -69,6 +88,14 @@ class RunFolder:
         """Evaluation outcomes, one JSON per policy and mode."""
         return self.root / "evaluations"
 
+    def evaluation(self, name: str) -> Path:
+        """Outcomes of one evaluation, for example rl_greedy."""
+        return self.evaluations / f"{name}.json"
+
+    def actions(self, name: str) -> Path:
+        """Executed actions of one evaluation, by `{task_id}_{start index}`; videos replay them."""
+        return self.evaluations / f"{name}_actions.npz"
+
     @property
     def videos(self) -> Path:
         """Side-by-side videos."""
@@ -92,7 +119,7 @@ class RunFolder:
         """
         mine = json.loads(json.dumps(config.as_dict()))
         if self.config.is_file():
-            differing = differing_keys(json.loads(self.config.read_text()), mine)
+            differing = differing_keys(read_json(self.config), mine)
             if differing:
                 raise UserError(
                     f"{self.root} holds another run; its settings differ in {', '.join(differing[:6])}:"

@@ -79,6 +79,7 @@ class Trainer:
     """time.monotonic() after which no new iteration starts."""
     state: TrainState = field(default_factory=TrainState)
     _iteration_ended: float = 0.0
+    _updating: bool = False
 
     def run(self) -> TrainState:
         """Trains; returns the final state. An interruption loses what no checkpoint holds.
@@ -86,6 +87,16 @@ class Trainer:
         Raises:
             NonFiniteError: a loss became NaN or infinite; the last good checkpoint is kept.
         """
+        try:
+            self._loop()
+        except KeyboardInterrupt:
+            # Weights are those of the last finished iteration until an update starts.
+            if not self._updating and self.state.iteration not in self.checkpoints.iterations() and self.history:
+                self.checkpoints.save(self.learner, self.snapshot())
+            raise
+        return self.state
+
+    def _loop(self) -> None:
         total = self.config.ppo.total_iterations
         self.generator.load(self.learner.publish(version=self.state.iteration))
         self._iteration_ended = time.perf_counter()
@@ -104,13 +115,14 @@ class Trainer:
             scores = self.learner.score(rollout)
             batch = self._prepare(rollout, rewards, scores)
             critic_only = iteration < self.config.ppo.critic_warmup_iterations
+            self._updating = True
             metrics = self.learner.update(batch, iteration, critic_only=critic_only)
             torch.set_num_threads(1)
             self.generator.load(self.learner.publish(version=iteration + 1))
             learned = time.perf_counter()
             row = self._row(iteration, rollout, rewards, scores, metrics)
             self._log_validate_save(row, rollout, started, collected, learned)
-        return self.state
+            self._updating = False
 
     def _prepare(self, rollout: Rollout, rewards: np.ndarray, scores: Scores) -> RolloutBatch:
         policy = self.config.policy
@@ -192,7 +204,7 @@ class Trainer:
         # The row goes first: after a kill between the two, resuming drops rows without a checkpoint, never the reverse.
         self.history.append(row)
         for sink in self.sinks:
-            sink.log(row, row["env_steps"])
+            sink.log(row, row["iteration"])
         self.progress.row(row)
         if state.iteration % config.checkpoint_interval == 0 or last or "evaluation/validation_success" in row:
             self.checkpoints.save(self.learner, self.snapshot())

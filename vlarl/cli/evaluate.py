@@ -1,0 +1,122 @@
+"""`vlarl evaluate`: success of a policy folder on fixed starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from vlarl.cli.options import parse, print_json
+from vlarl.configs.env import EnvConfig
+from vlarl.envs.base import environment_module, make_spec
+from vlarl.envs.vector import VectorEnv
+from vlarl.errors import UserError
+from vlarl.evaluation.protocol import Evaluation, compare, evaluate
+from vlarl.inference.local import LocalGenerator
+from vlarl.policies.checkpoint import load_policy
+from vlarl.recipes import quickstart
+from vlarl.reporting.progress import Console
+from vlarl.rollout.collector import Collector
+from vlarl.training.run_folder import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Evaluates a policy under the suite's protocol limit, with Wilson 95 % intervals."""
+
+    policy: Path
+    """Policy folder, for example RUN/rl/policy; tasks and environment default to those of RUN."""
+    task_suite: str | None = None
+    """Task suite; default: the run's, else the quickstart's."""
+    task_ids: tuple[int, ...] | None = None
+    """Tasks of the suite; default: the run's, else the quickstart's."""
+    episodes: int = 50
+    """Starts per task."""
+    split: Literal["evaluation", "validation"] = "evaluation"
+    """Starts: evaluation for figures, validation for choices."""
+    temperature: float = 0.0
+    """Sampling temperature; 0 decodes greedily."""
+    num_envs: int | None = None
+    """Environment slots; default: the run's. Outcomes do not depend on it."""
+    num_workers: int | None = None
+    """Worker processes; default: the run's. Outcomes do not depend on it."""
+    output: Path | None = None
+    """File for every episode's outcome, JSON."""
+    compare: Path | None = None
+    """Such a file of another policy: prints the paired comparison (this policy minus that one)."""
+    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    """Print the result as JSON."""
+
+
+def main(command: str, argv: Sequence[str]) -> int:
+    """Evaluates and prints."""
+    options = parse(EvaluateOptions, argv, command)
+    if options.episodes < 1:
+        raise UserError(f"--episodes must be at least 1, got {options.episodes}")
+    if options.temperature < 0:
+        raise UserError(f"--temperature cannot be negative, got {options.temperature}")
+    policy = load_policy(options.policy)
+    other = Evaluation.load(options.compare) if options.compare else None
+    config = _env_config(options)
+    spec = make_spec(config)
+    console = Console()
+    environment_module(config.name).prepare(config, console.line)
+    with VectorEnv(config) as envs:
+        total = options.episodes * len(config.task_ids)
+        with console.episodes(f"evaluation of {options.policy}", total) as progress:
+            result, _ = evaluate(
+                Collector(envs, config.replan_steps),
+                LocalGenerator(policy, options.temperature or 1.0),
+                spec,
+                task_ids=config.task_ids,
+                split=options.split,
+                episodes_per_task=options.episodes,
+                temperature=options.temperature,
+                progress=progress,
+            )
+    if options.output:
+        result.save(options.output)
+    summary: dict[str, Any] = {"task_suite": config.task_suite} | result.summary()
+    if other is not None:
+        summary["comparison"] = compare(other, result)
+    if options.json:
+        print_json(summary)
+    else:
+        print("\n".join(_table(summary, {t: spec.instructions[t] for t in config.task_ids})))
+    return 0
+
+
+def _env_config(options: EvaluateOptions) -> EnvConfig:
+    """The environment of the run that the policy lies in, else the quickstart's, with the options applied."""
+    run = options.policy.resolve().parent.parent / "config.json"
+    if run.is_file():
+        raw = read_json(run)["env"]
+        config = EnvConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+    else:
+        config = quickstart(task_suite=options.task_suite, task_ids=options.task_ids).env
+    changes = {
+        name: value
+        for name in ("task_suite", "task_ids", "num_envs", "num_workers")
+        if (value := getattr(options, name)) is not None
+    }
+    return replace(config, **changes)
+
+
+def _table(summary: dict[str, Any], instructions: dict[int, str]) -> list[str]:
+    def line(label: str, value: dict[str, Any]) -> str:
+        low, high = value["ci95"]
+        counts = f"{value['successes']}/{value['episodes']}"
+        return f"{label:<60} {counts:>8} {value['success_rate']:7.1%}   {low:.1%} to {high:.1%}"
+
+    lines = [f"{'task':<60} {'success':>8} {'rate':>7}   95 % interval"]
+    lines += [line(f"{t} {text}"[:60], summary["per_task"][str(t)]) for t, text in sorted(instructions.items())]
+    lines.append(line(summary["task_suite"], summary))
+    if "comparison" in summary:
+        difference = summary["comparison"]
+        low, high = difference["ci95"]
+        lines.append(
+            f"paired difference {difference['points']:+.1f} points"
+            f" (95 % interval {low:+.1f} to {high:+.1f}), McNemar p = {difference['p_value']:.2g}"
+        )
+    return lines

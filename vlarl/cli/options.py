@@ -1,0 +1,62 @@
+"""Parsing that the commands share: recipes with overrides, JSON output."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from vlarl.configs.training import TrainConfig
+from vlarl.recipes import make_recipe
+
+T = TypeVar("T")
+
+MARKERS = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of a command that works on a run folder. Every setting of the recipe can be overridden."""
+
+    output: Path
+    """Run folder. A folder that holds the same run is continued."""
+    recipe: str
+    """Recipe that the settings start from; `vlarl recipes` lists them."""
+    minutes: float | None = None
+    """Cap on the run's wall time, minutes; PPO ends early so that evaluation and report fit."""
+    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    """Print the result as JSON on standard output."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    """The recipe's settings."""
+
+
+def parse(kind: type[T], argv: Sequence[str], command: str, **keywords: Any) -> T:  # noqa: ANN401
+    """Parses `argv`; exits with 2 and a suggestion on an unknown flag."""
+    return tyro.cli(kind, args=list(argv), prog=f"vlarl {command}", config=MARKERS, **keywords)
+
+
+def parse_run_options(argv: Sequence[str], command: str, description: str) -> RunOptions:
+    """Parses a run command; the recipe named on the line gives the defaults of all other flags."""
+    recipe = named_option(argv, "--recipe") or "quickstart"
+    config = make_recipe(recipe)
+    default = RunOptions(output=Path("runs") / recipe, recipe=recipe, config=config)
+    return parse(RunOptions, argv, command, default=default, description=description)
+
+
+def named_option(argv: Sequence[str], flag: str) -> str | None:
+    """Returns the value of `flag` ("--flag value" or "--flag=value") or None."""
+    for index, argument in enumerate(argv):
+        if argument == flag and index + 1 < len(argv):
+            return argv[index + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 - any JSON-able value
+    """Prints `value` on standard output."""
+    json.dump(value, sys.stdout, indent=2)
+    print()

@@ -1,0 +1,34 @@
+"""`vlarl demos`, `vlarl sft`, `vlarl train`: one phase of a recipe; what it needs and is missing is made first."""
+
+from collections.abc import Callable
+
+from vlarl.cli.options import parse_run_options, print_json
+from vlarl.reporting.progress import Console
+from vlarl.training.run import Run
+from vlarl.training.run_folder import RunFolder, read_json
+
+PHASES: dict[str, tuple[Callable[[Run], None], str]] = {
+    "demos": (Run.collect_demonstrations, "Collects demonstrations with scripted experts: OUTPUT/demos/*.hdf5."),
+    "sft": (Run.train_sft, "Supervised fine-tuning on demonstrations: OUTPUT/sft/policy."),
+    "train": (Run.train, "PPO from the SFT policy: OUTPUT/rl/policy, OUTPUT/metrics.jsonl with a row per iteration."),
+}
+
+
+def main(command: str, argv: list[str]) -> int:
+    """Runs the phase."""
+    phase, description = PHASES[command]
+    options = parse_run_options(argv, command, description)
+    console = Console()
+    folder = RunFolder(options.output)
+    with Run(folder, options.config, console, options.minutes) as run:
+        phase(run)
+    result = {"output": str(options.output)}
+    if command == "demos" and folder.demonstration_rates.is_file():
+        result["demonstrations"] = read_json(folder.demonstration_rates)
+    if command == "train":
+        result["training"] = read_json(folder.train_summary)
+    if options.json:
+        print_json(result)
+    else:
+        console.line(f"{command} done: {options.output}")
+    return 0

@@ -1,0 +1,113 @@
+"""From a configuration to the objects that train it."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from vlarl.configs.training import TrainConfig
+from vlarl.envs.base import EnvSpec, make_spec
+from vlarl.envs.vector import VectorEnv
+from vlarl.errors import UserError
+from vlarl.inference.local import LocalGenerator
+from vlarl.policies.text import encode_instructions
+from vlarl.policies.value import ValueNetwork
+from vlarl.policies.vla import VLAPolicy
+from vlarl.reporting.sinks import MetricsSink
+from vlarl.rewards.base import make_reward_fn
+from vlarl.rollout.collector import Collector
+from vlarl.rollout.task_sampler import TaskSampler
+from vlarl.training.checkpoint import CheckpointStore
+from vlarl.training.learner import ActorCritic, Learner
+from vlarl.training.monitor import Monitor
+from vlarl.training.trainer import Trainer, TrainingProgress, TrainState
+
+
+def make_checked_spec(config: TrainConfig) -> EnvSpec:
+    """Returns the environment's spec after checking that policy and environment fit.
+
+    Raises:
+        UserError: an unknown suite or task, an instruction that is too long, or sizes that differ.
+    """
+    spec = make_spec(config.env)
+    for name in ("action_dim", "proprio_dim"):
+        if getattr(spec, name) != getattr(config.policy, name):
+            raise UserError(
+                f"policy.{name} is {getattr(config.policy, name)}, the environment {config.env.name!r} has"
+                f" {getattr(spec, name)}"
+            )
+    encode_instructions(list(spec.instructions.values()), config.policy.max_instruction_tokens)
+    return spec
+
+
+def make_policy(config: TrainConfig) -> VLAPolicy:
+    """Returns a fresh policy; its weights follow from the seed."""
+    torch.manual_seed(config.seed)
+    return VLAPolicy(config.policy)
+
+
+def make_generator(config: TrainConfig, policy: VLAPolicy) -> LocalGenerator:
+    """Returns the generator that samples at the recipe's temperature."""
+    return LocalGenerator(policy, config.ppo.temperature)
+
+
+def make_learner(config: TrainConfig, policy: VLAPolicy) -> Learner:
+    """Returns a learner that trains `policy` in place, with a value network that starts from its trunk."""
+    reference = copy.deepcopy(policy).eval() if config.ppo.kl_coef > 0 else None
+    return Learner(ActorCritic(policy, ValueNetwork.from_policy(policy)), reference, config.ppo, config.seed)
+
+
+def make_trainer(
+    config: TrainConfig,
+    *,
+    spec: EnvSpec,
+    envs: VectorEnv,
+    policy: VLAPolicy,
+    checkpoints: CheckpointStore,
+    sinks: Sequence[MetricsSink],
+    read_history: Callable[[], list[dict[str, Any]]],
+    progress: TrainingProgress,
+    deadline: float | None,
+) -> Trainer:
+    """Builds the trainer and puts it where the newest checkpoint is.
+
+    Args:
+        config: of the run.
+        spec: of the environments.
+        envs: the vector environment.
+        policy: the policy that training starts from.
+        checkpoints: of this run; empty for a new one.
+        sinks: receive the rows; they are cut back to the newest checkpoint.
+        read_history: returns the rows that are left after that.
+        progress: told of everything.
+        deadline: time.monotonic() after which no iteration starts.
+    """
+    learner = make_learner(config, policy)
+    sampler = TaskSampler(config.curriculum, config.env.task_ids, spec.num_starts["train"], config.seed)
+    state = TrainState()
+    saved = checkpoints.iterations()
+    if saved:
+        raw = checkpoints.load(learner, saved[-1])
+        sampler.load_state_dict(raw.pop("curriculum"))
+        state = TrainState(**raw)
+    state.truncated_by_time = False
+    for sink in sinks:
+        sink.truncate_after(state.iteration - 1)
+    return Trainer(
+        config=config,
+        spec=spec,
+        collector=Collector(envs, config.env.replan_steps),
+        generator=make_generator(config, policy),
+        learner=learner,
+        task_sampler=sampler,
+        reward_fn=make_reward_fn(config.reward),
+        monitor=Monitor(config.monitor),
+        checkpoints=checkpoints,
+        sinks=sinks,
+        history=read_history(),
+        progress=progress,
+        restarted_episodes=lambda: envs.restarted_episodes,
+        deadline=deadline,
+        state=state,
+    )
