@@ -7,6 +7,7 @@ from transformers import DynamicCache
 
 from vlarl.errors import UserError
 from vlarl.inference.base import PublishedWeights
+from vlarl.inference.llama_decoding import LlamaStepper
 from vlarl.policies.vla import VLAPolicy, process_observations
 from vlarl.types import Generation, Observation
 
@@ -22,13 +23,15 @@ class LocalGenerator:
         if not temperature > 0:
             raise UserError(f"the sampling temperature must be positive, got {temperature}; greedy needs no noise")
         self._policy = policy
+        self._stepper = LlamaStepper(policy.trunk.decoder)
         self._temperature = temperature
         self.policy_version = 0
         self.num_action_tokens = policy.config.num_action_tokens
 
     def load(self, published: PublishedWeights) -> None:
-        """Takes the learner's module as it is: one process, one copy of the weights."""
+        """Takes the learner's module as it is; only the decoder's fused projections are copied."""
         self._policy = published.policy
+        self._stepper = LlamaStepper(published.policy.trunk.decoder)
         self.policy_version = published.version
 
     @torch.no_grad()
@@ -38,24 +41,21 @@ class LocalGenerator:
         uniforms = None if noise is None else torch.from_numpy(noise).float()
         inputs = process_observations(observations, policy.config)
         embeddings, prompt_mask = policy.embed_prompt(inputs)
-        batch, num_prompt = prompt_mask.shape
-        num_tokens = policy.config.num_action_tokens
-        key_mask = torch.cat([prompt_mask, prompt_mask.new_ones(batch, num_tokens)], dim=1)
+        batch, num_tokens = len(inputs), policy.config.num_action_tokens
         tokens = torch.empty(batch, num_tokens, dtype=torch.int64)
         logprobs, entropy = torch.empty(batch, num_tokens), torch.empty(batch, num_tokens)
         cache = DynamicCache()
-        past = 0
+        hidden = policy.trunk.decode(embeddings, prompt_mask, cache)[:, -1]
+        self._stepper.begin(cache, prompt_mask, num_tokens - 1)
         for index in range(num_tokens):
-            length = num_prompt + index
-            hidden = policy.trunk.decode(embeddings, key_mask[:, :length], cache, past)[:, -1]
-            past = length
             scores = torch.log_softmax(policy.lm_head(hidden).float() / self._temperature, dim=-1)
             chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
             tokens[:, index] = chosen + policy.first_action_token
             logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)
             entropy[:, index] = -(scores.exp() * scores).sum(-1)
             if index + 1 < num_tokens:
-                embeddings = policy.trunk.decoder.embed_tokens(tokens[:, index : index + 1]) + policy.slots[index + 1]
+                embedded = policy.trunk.decoder.embed_tokens(tokens[:, index]) + policy.slots[index + 1]
+                hidden = self._stepper.step(embedded)
         return Generation(
             action_tokens=tokens.numpy(),
             logprobs=logprobs.numpy(),

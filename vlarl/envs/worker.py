@@ -1,0 +1,100 @@
+"""A worker process: simulates its slots' requests in the order in which they arrive. Imports no torch."""
+
+import os
+import signal
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+
+import numpy as np
+
+from vlarl.configs.env import EnvConfig
+from vlarl.envs.base import Environment, EnvObservation, Transition
+from vlarl.errors import UserError
+from vlarl.types import Start
+
+
+@dataclass(frozen=True)
+class Request:
+    """One reset (payload is a Start) or turn (payload is actions [n, A] float32) of one slot."""
+
+    slot: int
+    """Index within the worker."""
+    payload: Start | np.ndarray
+    is_replay: bool
+    """Replayed after a restart: the caller has the result already, so the reply is empty."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception in the worker: the UserError itself, or the text of the traceback of anything else."""
+
+    error: UserError | str
+
+
+Reply = tuple[int | None, EnvObservation | Transition | Failure | None]
+"""(slot, result); slot None: the environments were made, or the failure to make them. Result None: a replayed request."""
+
+
+def run_worker(
+    connection: Connection, config: EnvConfig, module_name: str, num_slots: int, environment: Mapping[str, str]
+) -> None:
+    """Serves requests (lists of Request) until the other end of `connection` is closed, then ends the process.
+
+    Args:
+        connection: to the driver; sends Reply.
+        config: of the environments.
+        module_name: module of the environment.
+        num_slots: how many environments to make.
+        environment: the driver's environment variables; the forkserver's may be older.
+    """
+    # The driver handles Ctrl-C: it saves first and then closes the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)
+    requests: SimpleQueue[Request] = SimpleQueue()
+    # A thread that always reads: the driver's sends never block on a busy worker, and its death is noticed at once.
+    Thread(target=_read_requests, args=(connection, requests), name="requests", daemon=True).start()
+    try:
+        slots = import_module(module_name).make_environments(config, num_slots)
+    except Exception as error:
+        _send(connection, (None, _describe(error)))
+        return
+    _send(connection, (None, None))
+    while True:
+        request = requests.get()
+        try:
+            result = _simulate(slots[request.slot], request.payload)
+        except Exception as error:
+            _send(connection, (request.slot, _describe(error)))
+            continue
+        _send(connection, (request.slot, None if request.is_replay else result))
+
+
+def _simulate(environment: Environment, payload: Start | np.ndarray) -> EnvObservation | Transition:
+    return environment.reset(payload) if isinstance(payload, Start) else environment.step(payload)
+
+
+def _read_requests(connection: Connection, requests: SimpleQueue[Request]) -> None:
+    while True:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            # Closed by the driver, or the driver is dead. Leave whatever the main thread does.
+            os._exit(0)
+        for request in message:
+            requests.put(request)
+
+
+def _send(connection: Connection, reply: Reply) -> None:
+    try:
+        connection.send(reply)
+    except OSError:
+        os._exit(0)
+
+
+def _describe(error: Exception) -> Failure:
+    return Failure(error if isinstance(error, UserError) else "".join(traceback.format_exception(error)))
