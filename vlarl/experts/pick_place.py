@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from vlarl.experts.grasps import GRASPS, GraspSpec
 from vlarl.errors import unknown_name
+from vlarl.experts.grasps import GRASPS, GraspSpec
 
 _GAIN = 12.0
 """Action per metre of distance; a full action moves the hand about 1.5 cm in one env step."""
@@ -16,6 +16,10 @@ _OPEN, _CLOSE = -1.0, 1.0
 _OPENING_STEPS = 6
 """Env steps that the fingers need to open wide enough to pass the object."""
 _CLOSING_STEPS = 9
+_DESCENT_STEPS = 25
+"""Env steps after which the fingers close where they are: they rest on a neighbouring object."""
+_RELEASE_STEPS = 20
+"""Env steps after opening in which the object must have come to rest at its goal."""
 _RECOVERY_CLEARANCE = 0.035
 """Height over the grasp to which the hand returns after a failed grasp, metres."""
 
@@ -123,6 +127,11 @@ class PickPlaceExpert:
         return ExpertStep(action=action, forced=forced)
 
     @property
+    def finished(self) -> bool:
+        """The object was let go some time ago: without success by now, the attempt has failed."""
+        return self._phase is _Phase.RELEASE and self._steps_in_phase >= _RELEASE_STEPS
+
+    @property
     def _gripper(self) -> float:
         return _OPEN if self._phase in (_Phase.APPROACH, _Phase.DESCEND, _Phase.RELEASE) else _CLOSE
 
@@ -172,7 +181,7 @@ class PickPlaceExpert:
             height = hand[2] - self._grasp_point(state)[2]
             if self._mistake is not None and height < self._mistake.height:
                 self._enter(_Phase.FORCED_CLOSE, state)
-            elif abs(height) < 0.008:
+            elif abs(height) < 0.008 or self._steps_in_phase >= _DESCENT_STEPS:
                 self._enter(_Phase.CLOSE, state)
         elif self._phase is _Phase.FORCED_CLOSE:
             if self._steps_in_phase >= self._mistake.closed_steps:

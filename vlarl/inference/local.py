@@ -8,7 +8,7 @@ from transformers import DynamicCache
 from vlarl.errors import UserError
 from vlarl.inference.base import PublishedWeights
 from vlarl.inference.llama_decoding import LlamaStepper
-from vlarl.policies.vla import VLAPolicy, process_observations
+from vlarl.policies.vla import VLAPolicy, at_least_float32, process_observations
 from vlarl.types import Generation, Observation
 
 
@@ -48,7 +48,7 @@ class LocalGenerator:
         hidden = policy.trunk.decode(embeddings, prompt_mask, cache)[:, -1]
         self._stepper.begin(cache, prompt_mask, num_tokens - 1)
         for index in range(num_tokens):
-            scores = torch.log_softmax(policy.lm_head(hidden).float() / self._temperature, dim=-1)
+            scores = torch.log_softmax(at_least_float32(policy.lm_head(hidden)) / self._temperature, dim=-1)
             chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
             tokens[:, index] = chosen + policy.first_action_token
             logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)

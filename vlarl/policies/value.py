@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from vlarl.configs.policy import PolicyConfig
-from vlarl.policies.vla import PolicyInputs, VLAPolicy, VLATrunk
+from vlarl.policies.vla import PolicyInputs, VLAPolicy, VLATrunk, at_least_float32
 
 
 class ValueNetwork(nn.Module):
@@ -26,4 +26,4 @@ class ValueNetwork(nn.Module):
     def forward(self, inputs: PolicyInputs) -> Tensor:
         """[B] float32."""
         embeddings, mask = self.trunk.embed_prompt(inputs)
-        return self.head(self.trunk.decode(embeddings, mask)[:, -1]).squeeze(-1).float()
+        return at_least_float32(self.head(self.trunk.decode(embeddings, mask)[:, -1])).squeeze(-1)

@@ -63,6 +63,11 @@ def process_observations(observations: Observation, config: PolicyConfig) -> Pol
     )
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precisions become float32, float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class ConvBackbone(nn.Module):
     """Stride-2 convolutions; the cells of the last feature map are the image tokens."""
 
@@ -190,7 +195,7 @@ class VLAPolicy(nn.Module):
         embeddings = torch.cat([prompt, self.embed_actions(action_tokens[:, :-1])], dim=1)
         key_mask = torch.cat([mask, mask.new_ones(len(mask), action_tokens.shape[1] - 1)], dim=1)
         hidden = self.trunk.decode(embeddings, key_mask)
-        return self.lm_head(hidden[:, prompt.shape[1] - 1 :]).float()
+        return at_least_float32(self.lm_head(hidden[:, prompt.shape[1] - 1 :]))
 
     def token_logprobs(
         self, inputs: PolicyInputs, action_tokens: Tensor, temperature: float

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import INSTRUCTIONS, TINY, make_observation, make_policy, random_tokens
+from vlarl.configs.policy import PolicyConfig
+from vlarl.errors import UserError
+from vlarl.policies.checkpoint import load_policy, save_policy
+from vlarl.policies.value import ValueNetwork
+from vlarl.policies.vla import VLAPolicy, process_observations
+from vlarl.types import Observation
+
+
+def test_default_policy_keeps_the_limits_of_two_cores():
+    config = PolicyConfig()
+    policy = VLAPolicy(config)
+    embedding = policy.trunk.decoder.embed_tokens.weight.numel()
+    assert sum(p.numel() for p in policy.trunk.decoder.parameters()) <= 1_000_000
+    assert embedding == (512 + 256) * 128
+    assert config.num_image_tokens <= 32
+    assert config.num_prompt_tokens + config.num_action_tokens <= 90
+
+
+def test_a_row_does_not_depend_on_its_neighbours_or_their_padding():
+    policy = make_policy()
+    observations, tokens = make_observation(6), random_tokens(policy, 6)
+    together = policy(process_observations(observations, TINY), tokens)
+    for row in range(6):
+        alone = policy(process_observations(observations.select(np.array([row])), TINY), tokens[row : row + 1])
+        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
+
+
+def test_logits_see_earlier_tokens_only():
+    policy = make_policy()
+    inputs, tokens = process_observations(make_observation(2), TINY), random_tokens(policy, 2)
+    changed = tokens.clone()
+    changed[:, 2] = policy.first_action_token + (changed[:, 2] - policy.first_action_token + 1) % TINY.num_bins
+    before, after = policy(inputs, tokens), policy(inputs, changed)
+    torch.testing.assert_close(before[:, :3], after[:, :3])
+    assert (before[:, 3] - after[:, 3]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("what", ["image", "instruction", "proprio"])
+def test_every_part_of_the_observation_matters(what):
+    policy = make_policy()
+    one, two = make_observation(1, seed=0), make_observation(1, seed=1)
+    mixed = Observation(
+        images=two.images if what == "image" else one.images,
+        proprio=two.proprio if what == "proprio" else one.proprio,
+        instructions=(INSTRUCTIONS[1],) if what == "instruction" else one.instructions,
+    )
+    tokens = random_tokens(policy, 1)
+    difference = policy(process_observations(one, TINY), tokens) - policy(process_observations(mixed, TINY), tokens)
+    assert difference.abs().max() > 1e-3
+
+
+def test_entropy_and_logprobs_of_a_known_head():
+    policy = make_policy()
+    with torch.no_grad():
+        policy.lm_head.weight.zero_()
+        policy.lm_head.bias.zero_()
+        policy.lm_head.bias[3] = 2.0
+    inputs = process_observations(make_observation(1), TINY)
+    tokens = torch.full((1, 4), policy.first_action_token + 3)
+    logprobs, entropy = policy.token_logprobs(inputs, tokens, temperature=0.5)
+    # Logit 2 at temperature 0.5 is 4; fifteen others are 0.
+    p = np.exp(4) / (np.exp(4) + 15)
+    q = 1 / (np.exp(4) + 15)
+    np.testing.assert_allclose(logprobs.detach().numpy(), np.log(p), rtol=1e-5)
+    np.testing.assert_allclose(entropy.detach().numpy(), -(p * np.log(p) + 15 * q * np.log(q)), rtol=1e-5)
+
+
+def test_value_network_starts_at_zero_with_the_policys_trunk_and_own_parameters():
+    policy = make_policy()
+    value = ValueNetwork.from_policy(policy)
+    inputs = process_observations(make_observation(3), TINY)
+    assert torch.equal(value(inputs), torch.zeros(3))
+    assert torch.equal(value.trunk.projector.weight, policy.trunk.projector.weight)
+    assert value.trunk.projector.weight.data_ptr() != policy.trunk.projector.weight.data_ptr()
+
+
+def test_policy_folder_round_trip_and_its_errors(tmp_path):
+    policy = make_policy()
+    save_policy(policy, tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    assert loaded.config == TINY
+    for name, tensor in policy.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    with pytest.raises(UserError, match="no policy at"):
+        load_policy(tmp_path / "elsewhere")
+    weights = tmp_path / "policy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="damaged"):
+        load_policy(tmp_path / "policy")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, "uint8 images of shape"),
+        ({"proprio": np.zeros((1, 2), np.float32)}, "3 proprioception entries"),
+        ({"proprio": np.full((1, 3), np.nan, np.float32)}, "not finite"),
+        ({"instructions": ("",)}, "instruction is empty"),
+        ({"instructions": ("put " * 40,)}, "raise policy.max_instruction_tokens"),
+    ],
+)
+def test_wrong_observations_are_refused(change, message):
+    one = make_observation(1)
+    fields = {"images": one.images, "proprio": one.proprio, "instructions": one.instructions} | change
+    with pytest.raises(UserError, match=message):
+        process_observations(Observation(**fields), TINY)
