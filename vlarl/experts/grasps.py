@@ -23,7 +23,7 @@ class GraspSpec:
     """The target is a named region (a site) and not an object."""
 
 
-_BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.036)
+_BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
 _BOWL_RIM_RIGHT = replace(_BOWL_RIM_LEFT, offset=(0.0, -0.046))
 _ACROSS_CAN = GraspSpec(
     offset=(0.0, -0.003), grasp_height=0.012, lift_height=0.18, release_height=0.09, target_is_site=True

@@ -1,0 +1,240 @@
+"""Collects demonstrations with the scripted experts: in parallel over tasks, successes only, one HDF5 file per task."""
+
+import os
+import signal
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vlarl.configs.env import EnvConfig
+from vlarl.configs.training import DemonstrationConfig
+from vlarl.data.episodes import Episode
+from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
+from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
+from vlarl.envs.vector import _without_main
+from vlarl.errors import UserError
+from vlarl.experts.pick_place import ManipulationTask, PrivilegedState, make_expert
+from vlarl.types import Start
+
+MAX_ATTEMPTS_PER_DEMONSTRATION = 4
+"""A task is given up after this many attempts per wanted demonstration."""
+
+
+class DemonstrationSlot(PrivilegedState, Protocol):
+    """An environment slot that an expert can drive: single env steps, privileged state."""
+
+    @property
+    def task(self) -> ManipulationTask:
+        """Task of the current episode."""
+        ...
+
+    @property
+    def ee_rotation(self) -> np.ndarray:
+        """[3, 3] float64, rotation matrix of the grip point."""
+        ...
+
+    def reset(self, start: Start) -> EnvObservation:
+        """Puts the slot into `start`."""
+        ...
+
+    def observe(self) -> EnvObservation:
+        """Renders what a policy would see now."""
+        ...
+
+    def state(self) -> np.ndarray:
+        """[S] float64, flattened simulator state."""
+        ...
+
+    def step_once(self, action: np.ndarray) -> bool:
+        """Executes one action [7] without rendering; True once the task is solved."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """How the expert of one task did."""
+
+    task: str
+    attempts: int
+    successes: int
+    success_rate: float
+    mean_steps: float
+    """Env steps per kept demonstration."""
+    file: str
+    """File name in the demonstrations' folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What one worker process collects."""
+
+    config: EnvConfig
+    """`task_ids` are this worker's tasks."""
+    demonstrations: DemonstrationConfig
+    seed: int
+    folder: Path
+    max_steps: Mapping[int, int]
+    num_starts: int
+
+
+def collect_demonstrations(
+    config: EnvConfig, demonstrations: DemonstrationConfig, seed: int, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Collects successful demonstrations from training starts and writes `<task name>_demo.hdf5` for each task.
+
+    What is written depends on the configurations and the seed alone, not on `config.num_workers`.
+
+    Args:
+        config: tasks, image size, and how many processes to use at most.
+        demonstrations: how many, and how many of them with a recovery.
+        seed: of the starts' order and the experts' jitter.
+        folder: where the files go; existing files of these tasks are replaced.
+        progress: called with a line per demonstration.
+
+    Returns:
+        task id as text -> `TaskSummary` as a dict, JSON-able.
+
+    Raises:
+        UserError: a task without an expert, an expert that fails too often, or a worker that was killed.
+    """
+    if config.name != "libero":
+        raise UserError(f"scripted experts exist for the environment 'libero' only, not for {config.name!r}")
+    environment_module(config.name).prepare(config, progress)
+    spec = make_spec(config)
+    job = _Job(
+        config=config,
+        demonstrations=demonstrations,
+        seed=seed,
+        folder=folder,
+        max_steps={task_id: config.max_episode_steps or spec.max_episode_steps[task_id] for task_id in config.task_ids},
+        num_starts=spec.num_starts["train"],
+    )
+    count = min(config.num_workers, len(config.task_ids))
+    jobs = [replace(job, config=replace(config, task_ids=config.task_ids[rank::count])) for rank in range(count)]
+    summaries = _run(jobs, progress)
+    return {str(task_id): asdict(summaries[task_id]) for task_id in config.task_ids}
+
+
+def _run(jobs: list[_Job], progress: Progress) -> dict[int, TaskSummary]:
+    """Runs one process per job; all are ended when one fails or on Ctrl-C."""
+    context = get_context("forkserver")
+    summaries: dict[int, TaskSummary] = {}
+    with ExitStack() as stack:
+        running: dict[Connection, BaseProcess] = {}
+        for job in jobs:
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
+            with _without_main():
+                process.start()
+            theirs.close()
+            stack.callback(process.join)
+            stack.callback(process.terminate)
+            running[ours] = process
+        while running:
+            for connection in wait(list(running)):
+                try:
+                    message = connection.recv()
+                except EOFError as error:
+                    running[connection].join()
+                    raise UserError(
+                        f"a process that collects demonstrations ended with code {running[connection].exitcode}"
+                        " (killed, or out of memory): run the same command again"
+                    ) from error
+                if isinstance(message, str):
+                    progress(message)
+                elif isinstance(message, Exception):
+                    raise message
+                elif message is None:
+                    del running[connection]
+                else:
+                    summaries.update(message)
+    return summaries
+
+
+def _work(connection: Connection, job: _Job, environment: Mapping[str, str]) -> None:
+    """Body of a worker process: sends progress lines, {task_id: TaskSummary}, an exception, and None at the end."""
+    # The driver handles Ctrl-C and then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)
+    try:
+        slot = environment_module(job.config.name).make_environments(job.config, 1)[0]
+        for task_id in job.config.task_ids:
+            connection.send({task_id: _collect_task(slot, task_id, job, connection.send)})
+        connection.send(None)
+    except UserError as error:
+        connection.send(error)
+    except Exception:
+        connection.send(RuntimeError(f"collecting demonstrations failed:\n{traceback.format_exc()}"))
+
+
+def _collect_task(slot: DemonstrationSlot, task_id: int, job: _Job, progress: Progress) -> TaskSummary:
+    """Collects and writes the demonstrations of one task."""
+    wanted = job.demonstrations.episodes_per_task
+    limit = min(MAX_ATTEMPTS_PER_DEMONSTRATION * wanted, job.num_starts)
+    # A start is used once. SeedSequence ignores trailing zeros: the attempts count from 1.
+    order = np.random.default_rng([job.seed, task_id]).permutation(job.num_starts)[:limit]
+    kept: list[Demonstration] = []
+    for attempt, index in enumerate(order, start=1):
+        rng = np.random.default_rng([job.seed, task_id, attempt])
+        start = Start(task_id=task_id, split="train", index=int(index))
+        demonstration = record(slot, start, rng, job.demonstrations.recovery_probability, job.max_steps[task_id])
+        name = slot.task.name
+        if demonstration.episode.success:
+            kept.append(demonstration)
+            progress(f"{name}: {len(kept)} of {wanted} demonstrations ({attempt} attempts)")
+        if len(kept) == wanted:
+            break
+    else:
+        raise UserError(
+            f"the expert of {name} solved only {len(kept)} of {limit} training starts, {wanted} are wanted:"
+            " lower demonstrations.episodes_per_task, raise env.max_episode_steps or choose another task"
+        )
+    path = demonstration_path(job.folder, name)
+    write_demonstrations(path, kept, _describe(slot, job.config))
+    return TaskSummary(
+        task=name,
+        attempts=attempt,
+        successes=len(kept),
+        success_rate=len(kept) / attempt,
+        mean_steps=float(np.mean([len(d.episode.actions) for d in kept])),
+        file=path.name,
+    )
+
+
+def record(
+    slot: DemonstrationSlot, start: Start, rng: np.random.Generator, recovery_probability: float, max_steps: int
+) -> Demonstration:
+    """Runs the expert from `start` until success, failure or `max_steps`, with an image of every env step."""
+    seen = slot.reset(start)
+    expert = make_expert(slot.task, rng, recovery_probability)
+    images, proprio, states, positions, rotations, steps = [], [], [], [], [], []
+    success = False
+    while not success and not expert.finished and len(steps) < max_steps:
+        if steps:
+            seen = slot.observe()
+        images.append(seen.image)
+        proprio.append(seen.proprio)
+        states.append(slot.state())
+        positions.append(slot.ee_position.copy())
+        rotations.append(slot.ee_rotation.copy())
+        steps.append(expert.act(slot))
+        success = slot.step_once(steps[-1].action)
+    episode = Episode(
+        images=np.stack(images),
+        proprio=np.stack(proprio),
+        actions=np.stack([step.action for step in steps]),
+        target_mask=np.array([not step.forced for step in steps]),
+        states=np.stack(states),
+        instruction=seen.instruction,
+        start=start,
+        success=success,
+    )
+    return Demonstration(episode=episode, ee_positions=np.stack(positions), ee_rotations=np.stack(rotations))
