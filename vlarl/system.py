@@ -1,7 +1,9 @@
-"""Facts about the machine: versions, memory, rendering. Written into every run and checked by `vlarl doctor`."""
+"""Facts about the machine: versions, memory, rendering. Written into every run; `doctor.py` judges them."""
 
+import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +16,9 @@ from types import TracebackType
 
 import psutil
 
-from vlarl.errors import MissingSystemLibraryError
+from vlarl.errors import MissingSystemLibraryError, UserError
 
 CARD_PACKAGES = (
-    "vlarl",
     "torch",
     "transformers",
     "tokenizers",
@@ -30,8 +31,11 @@ CARD_PACKAGES = (
 )
 """Distributions whose version may move a figure."""
 
-APT_INSTALL_LINE = "sudo apt-get install -y libegl1 libgl1 libglib2.0-0"
-"""Debian's and Ubuntu's packages for rendering without a screen, and for OpenCV, which LIBERO imports."""
+APT_INSTALL_LINE = "sudo apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
+"""Debian's and Ubuntu's packages for rendering without a screen."""
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where a container's limits are (cgroup v2)."""
 
 RENDERING_BACKENDS = ("egl", "osmesa")
 """Values of MUJOCO_GL that render without a screen, best first."""
@@ -108,6 +112,39 @@ def find_rendering() -> Rendering:
     )
 
 
+def require_rendering() -> Rendering:
+    """Chooses the back end for this process and the workers that it starts: sets MUJOCO_GL.
+
+    Raises:
+        MissingSystemLibraryError: none works; the message has the install line.
+    """
+    rendering = find_rendering()
+    os.environ["MUJOCO_GL"] = rendering.backend
+    return rendering
+
+
+def check_disk(folder: Path, needed_bytes: int) -> int:
+    """Returns the free bytes of the disk that `folder`, which need not exist, is on.
+
+    Raises:
+        UserError: fewer than `needed_bytes`.
+    """
+    path = Path(folder).resolve()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise UserError(
+            f"{folder} is on a disk with {format_gib(free)} free, {format_gib(needed_bytes)} are needed:"
+            f" free some, or name another folder"
+        )
+    return free
+
+
+def format_gib(count: int) -> str:
+    """Returns a number of bytes as text in GiB."""
+    return f"{count / 2**30:.1f} GiB"
+
+
 def package_version(name: str) -> str | None:
     """Returns the installed version of a distribution, or None."""
     try:
@@ -127,8 +164,22 @@ def cpu_model() -> str:
 
 
 def cpu_cores() -> int:
-    """Returns how many logical cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns how many logical cores this process may use: its affinity, and its container's quota, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _cgroup_limit("cpu.max").partition(" ")
+    return min(cores, math.ceil(int(quota) / int(period))) if quota.isdigit() else cores
+
+
+def memory_bytes() -> int:
+    """Returns the machine's memory, or its container's limit where that is lower, in bytes."""
+    total, limit = psutil.virtual_memory().total, _cgroup_limit("memory.max")
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _cgroup_limit(name: str) -> str:
+    """Returns the content of the container's limit file, "" without one; "max" stands for no limit."""
+    path = CGROUP / name
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def machine_card() -> dict[str, object]:
@@ -136,7 +187,7 @@ def machine_card() -> dict[str, object]:
     return {
         "cpu": cpu_model(),
         "cpu_cores": cpu_cores(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": memory_bytes(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: package_version(name) for name in CARD_PACKAGES},

@@ -5,6 +5,7 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import (
@@ -22,6 +23,7 @@ TASK = DemonstrationTask(
     instruction="Put the bowl on the plate",
     problem_name="libero_tabletop_manipulation",
     bddl_file="libero_goal/put_the_bowl_on_the_plate.bddl",
+    bddl_content="(define (problem LIBERO_Tabletop_Manipulation))",
 )
 # The hand's pose at a reset, as robosuite reports it beside the grip site's rotation matrix.
 GRIP_SITE_ROTATION = np.array([[0.0, 0.99843, -0.05599], [1.0, 0.0, 0.0], [0.0, -0.05599, -0.99843]])
@@ -101,6 +103,19 @@ def test_layout_follows_libero(path, demonstrations):
         np.testing.assert_allclose(robot_states[5:], HAND_QUATERNION, atol=1e-4)
         # Half a turn about (almost) x: the angle is pi, the axis the quaternion's vector part.
         np.testing.assert_allclose(demo["obs/ee_ori"][0], np.pi * HAND_QUATERNION[:3], atol=1e-4)
+
+
+def test_hand_orientation_is_continuous_while_the_hand_points_down(tmp_path):
+    yaw = np.linspace(-2.5, 2.5, 51)
+    demonstration = make_demonstration(steps=51, index=0)
+    turned = Rotation.from_rotvec(np.outer(yaw, [0, 0, 1])).as_matrix() @ GRIP_SITE_ROTATION
+    path = tmp_path / "turned_demo.hdf5"
+    write_demonstrations(path, [dataclasses.replace(demonstration, ee_rotations=turned)], TASK)
+    with h5py.File(path) as file:
+        orientation = file["data/demo_0/obs/ee_ori"][:]
+    assert np.abs(np.diff(orientation, axis=0)).max() < 0.2
+    hand = Rotation.from_matrix(turned @ Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix())
+    np.testing.assert_allclose(Rotation.from_rotvec(orientation).as_matrix(), hand.as_matrix(), atol=1e-4)
 
 
 def test_liberos_own_tool_reads_the_file(path, capsys):

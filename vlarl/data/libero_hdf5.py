@@ -5,8 +5,9 @@ Layout (https://github.com/Lifelong-Robot-Learning/LIBERO, scripts/create_datase
     data                    attributes: problem_info and env_args (JSON), bddl_file_name, num_demos, total, ...
       demo_0                attributes: num_samples, init_state; ours: task_id, split, start_index
         actions [T, 7], rewards [T], dones [T], states [T, S], robot_states [T, 9]
-        proprio [T, P], action_mask [T]                        ours: what the policy sees, and which actions are targets
-        obs/agentview_rgb [T, H, H, 3] (bottom row first), ee_states [T, 6], ee_pos, ee_ori, gripper_states, joint_states
+        proprio [T, P], action_mask [T]    ours: what the policy sees, and which actions are targets
+        obs/                agentview_rgb [T, H, H, 3] (bottom row first), joint_states [T, 7], gripper_states [T, 2],
+                            ee_states [T, 6] = ee_pos and ee_ori (axis-angle)
 
 Row t of `obs` is what was seen before action t. (LIBERO's own files hold what was seen after it.)
 There is no wrist camera: name `agentview_rgb` alone as the image modality when reading with LIBERO's loaders.
@@ -46,6 +47,8 @@ class DemonstrationTask:
     """LIBERO's problem class, for example libero_tabletop_manipulation."""
     bddl_file: str
     """Task definition, relative to LIBERO's bddl_files folder."""
+    bddl_content: str
+    """Text of the task definition."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,7 @@ def _write_task(data: h5py.Group, demonstrations: Sequence[Demonstration], task:
     data.attrs["env_name"] = task.problem_name
     data.attrs["env_args"] = json.dumps(environment)
     data.attrs["bddl_file_name"] = task.bddl_file
+    data.attrs["bddl_file_content"] = task.bddl_content
     data.attrs["macros_image_convention"] = "opengl"
     data.attrs["num_demos"] = len(demonstrations)
     data.attrs["total"] = sum(len(d.episode.actions) for d in demonstrations)

@@ -1,4 +1,8 @@
-"""The toy environment: move a dot to the square that the instruction names. An image, no simulator, no rendering."""
+"""The toy environment: move a dot to the square that the instruction names. An image, no simulator, no rendering.
+
+The red square is above the dot, the blue one below, both to the same side, which changes from start to start: the
+instruction tells up from down, the image left from right, and a policy without either fails half of the time.
+"""
 
 import numpy as np
 
@@ -10,9 +14,9 @@ from vlarl.types import Split, Start
 SUITE = "toy"
 INSTRUCTIONS = {0: "go to the red square", 1: "go to the blue square"}
 EPISODE_STEPS = 20
-STEP_LENGTH = 0.15
+STEP_LENGTH = 0.2
 """Movement per env step and axis at action 1; the world is [-1, 1] x [-1, 1], x to the right, y down."""
-GOAL_RADIUS = 0.4
+GOAL_RADIUS = 0.45
 """Distance between the dot and the middle of a square at which the dot is on it."""
 NUM_STARTS: dict[Split, int] = {"train": 1000, "validation": 100, "evaluation": 100}
 
@@ -21,6 +25,7 @@ _BACKGROUND = 30
 _GOAL_COLOURS = ((220, 30, 30), (30, 30, 220))
 _DOT_COLOUR = (30, 220, 30)
 _GOAL_HALF_SIDE, _DOT_HALF_SIDE = 0.25, 0.15
+_GOAL_OFFSET, _JITTER = 0.6, 0.15
 
 
 class ToyEnvironment:
@@ -102,11 +107,10 @@ def start_positions(config: EnvConfig, start: Start) -> tuple[np.ndarray, np.nda
     _check_start(start)
     seed = 0 if start.split == "evaluation" else config.seed % 2**64
     generator = np.random.default_rng([seed, start.task_id, _SPLIT_CODES[start.split], start.index])
-    dot = generator.uniform(-0.15, 0.15, size=2)
-    angle = generator.uniform(0, 2 * np.pi)
-    direction = np.array([np.cos(angle), np.sin(angle)])
-    goals = np.stack([direction, -direction]) * 0.75
-    return dot, goals
+    dot = generator.uniform(-_JITTER, _JITTER, size=2)
+    side = generator.choice([-1, 1])
+    middles = _GOAL_OFFSET * np.array([[side, -1], [side, 1]])
+    return dot, middles + generator.uniform(-_JITTER, _JITTER, size=(2, 2))
 
 
 def prepare(config: EnvConfig, progress: Progress) -> None:

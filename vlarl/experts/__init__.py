@@ -1,0 +1,1 @@
+"""Scripted experts with privileged state, and the demonstrations that they give."""

@@ -1,6 +1,7 @@
 """Collects demonstrations with the scripted experts: in parallel over tasks, successes only, one HDF5 file per task."""
 
 import os
+import re
 import signal
 import traceback
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from libero.libero import get_libero_path
 
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import DemonstrationConfig
@@ -73,7 +75,7 @@ class TaskSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class CollectionJob:
     """What one worker process collects."""
 
     config: EnvConfig
@@ -109,7 +111,7 @@ def collect_demonstrations(
         raise UserError(f"scripted experts exist for the environment 'libero' only, not for {config.name!r}")
     environment_module(config.name).prepare(config, progress)
     spec = make_spec(config)
-    job = _Job(
+    job = CollectionJob(
         config=config,
         demonstrations=demonstrations,
         seed=seed,
@@ -123,7 +125,7 @@ def collect_demonstrations(
     return {str(task_id): asdict(summaries[task_id]) for task_id in config.task_ids}
 
 
-def _run(jobs: list[_Job], progress: Progress) -> dict[int, TaskSummary]:
+def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary]:
     """Runs one process per job; all are ended when one fails or on Ctrl-C."""
     context = get_context("forkserver")
     summaries: dict[int, TaskSummary] = {}
@@ -159,7 +161,7 @@ def _run(jobs: list[_Job], progress: Progress) -> dict[int, TaskSummary]:
     return summaries
 
 
-def _work(connection: Connection, job: _Job, environment: Mapping[str, str]) -> None:
+def _work(connection: Connection, job: CollectionJob, environment: Mapping[str, str]) -> None:
     """Body of a worker process: sends progress lines, {task_id: TaskSummary}, an exception, and None at the end."""
     # The driver handles Ctrl-C and then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -167,7 +169,7 @@ def _work(connection: Connection, job: _Job, environment: Mapping[str, str]) -> 
     try:
         slot = environment_module(job.config.name).make_environments(job.config, 1)[0]
         for task_id in job.config.task_ids:
-            connection.send({task_id: _collect_task(slot, task_id, job, connection.send)})
+            connection.send({task_id: collect_task(slot, task_id, job, connection.send)})
         connection.send(None)
     except UserError as error:
         connection.send(error)
@@ -175,7 +177,7 @@ def _work(connection: Connection, job: _Job, environment: Mapping[str, str]) -> 
         connection.send(RuntimeError(f"collecting demonstrations failed:\n{traceback.format_exc()}"))
 
 
-def _collect_task(slot: DemonstrationSlot, task_id: int, job: _Job, progress: Progress) -> TaskSummary:
+def collect_task(slot: DemonstrationSlot, task_id: int, job: CollectionJob, progress: Progress) -> TaskSummary:
     """Collects and writes the demonstrations of one task."""
     wanted = job.demonstrations.episodes_per_task
     limit = min(MAX_ATTEMPTS_PER_DEMONSTRATION * wanted, job.num_starts)
@@ -198,7 +200,7 @@ def _collect_task(slot: DemonstrationSlot, task_id: int, job: _Job, progress: Pr
             " lower demonstrations.episodes_per_task, raise env.max_episode_steps or choose another task"
         )
     path = demonstration_path(job.folder, name)
-    write_demonstrations(path, kept, _describe(slot, job.config))
+    write_demonstrations(path, kept, _describe_task(name, kept[0].episode.instruction, job.config))
     return TaskSummary(
         task=name,
         attempts=attempt,
@@ -238,3 +240,15 @@ def record(
         success=success,
     )
     return Demonstration(episode=episode, ee_positions=np.stack(positions), ee_rotations=np.stack(rotations))
+
+
+def _describe_task(name: str, instruction: str, config: EnvConfig) -> DemonstrationTask:
+    bddl_file = f"{config.task_suite}/{name}.bddl"
+    definition = (Path(get_libero_path("bddl_files")) / bddl_file).read_text()
+    return DemonstrationTask(
+        name=name,
+        instruction=instruction,
+        problem_name=re.search(r"\(problem\s+(\w+)\)", definition)[1].lower(),
+        bddl_file=bddl_file,
+        bddl_content=definition,
+    )

@@ -203,14 +203,11 @@ class PickPlaceExpert:
         elif self._phase is _Phase.CARRY:
             if np.linalg.norm(self._target(state)[:2] - hand[:2]) < 0.012:
                 self._enter(_Phase.LOWER, state)
-        elif self._phase is _Phase.LOWER:
-            if self._target(state)[2] - hand[2] > -0.008:
-                self._enter(_Phase.RELEASE, state)
+        elif self._phase is _Phase.LOWER and self._target(state)[2] - hand[2] > -0.008:
+            self._enter(_Phase.RELEASE, state)
 
 
-def make_expert(
-    task: ManipulationTask, rng: np.random.Generator, recovery_probability: float = 0.0
-) -> PickPlaceExpert:
+def make_expert(task: ManipulationTask, rng: np.random.Generator, recovery_probability: float = 0.0) -> PickPlaceExpert:
     """Makes the expert of one episode.
 
     Args:

@@ -1,0 +1,51 @@
+# The whole project from a fresh clone: `make quickstart` or `make test`. `make help` lists the rest.
+#   PYTHON=python3.12              which Python makes .venv; default: the first of 3.11 to 3.13 that is found
+#   PIP_ARGS="--extra-index-url …" passed to pip, for example to choose torch's CPU build
+#   OUTPUT=DIR ARGS="--seed 1"     of quickstart; PYTEST_ARGS="-k ppo" of the tests
+OUTPUT ?= runs/quickstart
+ARGS ?=
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+PYTHON ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-all check format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+setup: $(INSTALLED) ## make .venv and install vlarl with its tested versions
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || scripts/make_venv.sh $(VENV) $(PYTHON)
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: setup ## LIBERO end to end in 15 minutes: demonstrations, SFT, PPO, report
+	$(BIN)/vlarl quickstart --output '$(OUTPUT)' $(ARGS)
+	@echo 'Open $(abspath $(OUTPUT))/report.html in a browser.'
+
+test: setup ## all tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-all: setup ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup ## lint, format, types, import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_import_graph.py
+
+format: setup ## put the code in its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,93 @@
+"""Collecting demonstrations: what is kept, what is masked, what repeats."""
+
+import numpy as np
+import pytest
+
+from vlarl.configs.env import EnvConfig
+from vlarl.configs.training import DemonstrationConfig
+from vlarl.data.libero_hdf5 import read_demonstrations
+from vlarl.data.sft import SFTDataset
+from vlarl.errors import UserError
+from vlarl.experts.demonstrations import CollectionJob, collect_demonstrations, collect_task, record
+from vlarl.types import Start
+
+
+def make_job(folder, episodes=3, seed=0, max_steps=200, num_starts=50, recovery=0.5):
+    return CollectionJob(
+        config=EnvConfig(task_suite="libero_goal", task_ids=(8,)),
+        demonstrations=DemonstrationConfig(episodes_per_task=episodes, recovery_probability=recovery),
+        seed=seed,
+        folder=folder,
+        max_steps={8: max_steps},
+        num_starts=num_starts,
+    )
+
+
+def test_frame_is_what_was_seen_before_the_action(point_slot):
+    start = Start(task_id=8, split="train", index=3)
+    demonstration = record(point_slot, start, np.random.default_rng(0), 0.0, max_steps=200)
+    episode = demonstration.episode
+
+    steps = len(episode.actions)
+    assert episode.success and episode.start == start
+    assert episode.images[:, 0, 0, 0].tolist() == list(range(steps))
+    assert episode.states[:, 0].tolist() == list(range(steps))
+    # The hand moves by STEP x action from each frame to the next.
+    moved = np.diff(demonstration.ee_positions, axis=0)
+    np.testing.assert_allclose(moved, 0.015 * episode.actions[:-1, :3], atol=1e-9)
+    assert episode.target_mask.all()
+
+
+def test_forced_actions_never_become_targets(point_slot):
+    start = Start(task_id=8, split="train", index=3)
+    episode = record(point_slot, start, np.random.default_rng(0), 1.0, max_steps=200).episode
+
+    forced = ~episode.target_mask
+    assert 4 <= forced.sum() <= 22
+    horizon = 8
+    dataset = SFTDataset.from_episodes([episode], horizon)
+    first, last = np.flatnonzero(forced)[[0, -1]]
+    frames = set(dataset.observations.images[:, 0, 0, 0].tolist())
+    assert frames == set(range(len(forced))) - set(range(first - horizon + 1, last + 1))
+
+
+def test_only_successes_from_distinct_starts_are_kept(point_slot, tmp_path):
+    # Every other attempt fails: the success is not seen.
+    step = point_slot.step_once
+    point_slot.step_once = lambda action: step(action) and len(point_slot.resets) % 2 == 0
+    lines = []
+    summary = collect_task(point_slot, 8, make_job(tmp_path), lines.append)
+
+    assert (summary.attempts, summary.successes, summary.success_rate) == (6, 3, 0.5)
+    assert len(lines) == 3
+    assert len({s.index for s in point_slot.resets}) == 6
+    assert {s.split for s in point_slot.resets} == {"train"}
+    episodes = read_demonstrations(tmp_path / summary.file)
+    assert [e.start for e in episodes] == point_slot.resets[1::2]
+    assert all(e.success for e in episodes)
+    assert summary.mean_steps == np.mean([len(e.actions) for e in episodes])
+
+
+def test_hopeless_expert_is_given_up(point_slot, tmp_path):
+    with pytest.raises(UserError, match=r"solved only 0 of 12 training starts, 3 are wanted"):
+        collect_task(point_slot, 8, make_job(tmp_path, max_steps=20), lambda line: None)
+    assert len(point_slot.resets) == 12
+    assert not list(tmp_path.iterdir())
+
+
+def test_repeats_for_a_seed_and_differs_between_seeds(point_slot, tmp_path):
+    files = []
+    for folder, seed in (("a", 5), ("b", 5), ("c", 6)):
+        summary = collect_task(point_slot, 8, make_job(tmp_path / folder, seed=seed), lambda line: None)
+        files.append(read_demonstrations(tmp_path / folder / summary.file))
+    for left, right in zip(files[0], files[1], strict=True):
+        np.testing.assert_array_equal(left.actions, right.actions)
+        assert left.start == right.start
+    assert [e.start for e in files[0]] != [e.start for e in files[2]]
+
+
+def test_other_environments_have_no_expert(tmp_path):
+    with pytest.raises(UserError, match="'libero' only, not for 'toy'"):
+        collect_demonstrations(
+            EnvConfig(name="toy", task_suite="toy"), DemonstrationConfig(), 0, tmp_path, lambda line: None
+        )

@@ -1,0 +1,36 @@
+"""Which tasks are sampled how often."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vlarl.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Sampling of tasks by their success.
+
+    Raises:
+        UserError: if a value is impossible.
+    """
+
+    strategy: Literal["frontier", "uniform", "failure", "paper"] = "frontier"
+    """frontier: p ~ s (1 - s), most where half succeed; uniform; failure: p ~ (1 - s + 1e-9)^(1/T); paper: p ~ exp((1 - s)/T)."""
+    temperature: float = 1.0
+    """T of `failure` and `paper`; smaller is sharper."""
+    prior_successes: float = 1.0
+    """Successes that every task's estimate starts from."""
+    prior_failures: float = 1.0
+    """Failures that every task's estimate starts from."""
+    memory: float = 0.7
+    """Share of the counts that is kept from one iteration to the next; 1 forgets nothing."""
+    min_share: float = 0.25
+    """`frontier` gives every task at least this share of its uniform probability."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "prior_successes", "prior_failures"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"curriculum.{name} must be positive, got {getattr(self, name)}")
+        for name in ("memory", "min_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"curriculum.{name} must be in [0, 1], got {getattr(self, name)}")

@@ -1,0 +1,39 @@
+"""When the training monitor warns."""
+
+from dataclasses import dataclass
+
+from vlarl.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """Windows and thresholds of the failure signatures.
+
+    Raises:
+        UserError: if a value is impossible.
+    """
+
+    window: int = 4
+    """Iterations that are averaged, at the start and at the end of what is compared."""
+    episode_length_rise: float = 0.15
+    """Warn when episodes are longer than at the start of PPO by this share."""
+    entropy_fraction: float = 0.35
+    """Warn when the entropy per token falls below this share of its value at the start of PPO."""
+    flat_iterations: int = 12
+    """Iterations over which reward and success are judged flat."""
+    flat_change: float = 0.02
+    """Success and reward are flat when both change by less than this (rate, reward per episode)."""
+    solved_success: float = 0.9
+    """Above this success rate a flat curve is no failure."""
+    concentrated_share: float = 0.8
+    """Sampling is concentrated when one of several tasks gets at least this share."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.flat_iterations < 2 * self.window:
+            raise UserError(
+                f"monitor.window must be at least 1 and monitor.flat_iterations at least twice that, got {self.window}"
+                f" and {self.flat_iterations}"
+            )
+        for name in ("episode_length_rise", "entropy_fraction", "flat_change", "solved_success", "concentrated_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"monitor.{name} must be in (0, 1], got {getattr(self, name)}")

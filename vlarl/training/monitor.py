@@ -1,0 +1,111 @@
+"""Watches a training run for the failure signatures of RL on VLA policies."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlarl.configs.monitor import MonitorConfig
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MonitorWarning:
+    """One finding: what was seen, with its figures, and what to do."""
+
+    code: str
+    iteration: int
+    message: str
+    advice: str
+
+
+class Monitor:
+    """Stateless: its warnings follow from the logged rows, so a resumed run repeats none and misses none."""
+
+    def __init__(self, config: MonitorConfig) -> None:
+        self._config = config
+        self._signatures: tuple[Callable[[Sequence[Row]], MonitorWarning | None], ...] = (
+            self._non_finite,
+            self._episode_length,
+            self._entropy,
+            self._flat,
+        )
+
+    def check(self, history: Sequence[Row]) -> list[MonitorWarning]:
+        """Returns the warnings that are new with the last row: seen now, and not one row earlier."""
+        warnings = []
+        for signature in self._signatures:
+            warning = signature(history)
+            if warning and (len(history) == 1 or signature(history[:-1]) is None):
+                warnings.append(warning)
+        return warnings
+
+    def _ppo_rows(self, history: Sequence[Row]) -> list[Row]:
+        return [row for row in history if not row["critic_warmup"]]
+
+    def _ends(self, rows: Sequence[Row], name: str) -> tuple[float, float] | None:
+        """Means of `name` over the first and the last window, or None when they would overlap."""
+        window = self._config.window
+        if len(rows) < 2 * window:
+            return None
+        values = [row[name] for row in rows]
+        return float(np.mean(values[:window])), float(np.mean(values[-window:]))
+
+    def _non_finite(self, history: Sequence[Row]) -> MonitorWarning | None:
+        row = history[-1]
+        bad = [k for k, v in row.items() if v is None or (isinstance(v, float) and not math.isfinite(v))]
+        if not bad:
+            return None
+        return MonitorWarning(
+            "non_finite",
+            row["iteration"],
+            f"{', '.join(bad[:4])} became NaN or infinite.",
+            "Go back to the last checkpoint with a lower ppo.learning_rate.",
+        )
+
+    def _episode_length(self, history: Sequence[Row]) -> MonitorWarning | None:
+        ends = self._ends(self._ppo_rows(history), "charts/episode_steps")
+        if ends is None or ends[1] < (1 + self._config.episode_length_rise) * ends[0]:
+            return None
+        return MonitorWarning(
+            "episode_length_rising",
+            history[-1]["iteration"],
+            f"Episodes grew from {ends[0]:.0f} to {ends[1]:.0f} env steps.",
+            "The policy is stalling: lower ppo.learning_rate or ppo.temperature, or shorten env.max_episode_steps.",
+        )
+
+    def _entropy(self, history: Sequence[Row]) -> MonitorWarning | None:
+        ends = self._ends(self._ppo_rows(history), "rollout/entropy")
+        if ends is None or ends[1] > self._config.entropy_fraction * ends[0]:
+            return None
+        return MonitorWarning(
+            "entropy_collapsing",
+            history[-1]["iteration"],
+            f"Entropy per token fell from {ends[0]:.3f} to {ends[1]:.3f} nats.",
+            "Exploration is ending: raise ppo.clip_ratio_high or ppo.entropy_coef, or raise ppo.temperature.",
+        )
+
+    def _flat(self, history: Sequence[Row]) -> MonitorWarning | None:
+        config = self._config
+        rows = self._ppo_rows(history)[-config.flat_iterations :]
+        if len(rows) < config.flat_iterations:
+            return None
+        shares = {k: v for k, v in rows[-1].items() if k.startswith("curriculum/probability/")}
+        task, share = max(shares.items(), key=lambda item: item[1])
+        success, reward = (self._ends(rows, name) for name in ("charts/success_rate", "charts/reward"))
+        if success is None or reward is None or len(shares) < 2 or share < config.concentrated_share:
+            return None
+        flat = all(abs(b - a) < config.flat_change for a, b in (success, reward))
+        if not flat or success[1] >= config.solved_success:
+            return None
+        return MonitorWarning(
+            "flat_while_concentrated",
+            history[-1]["iteration"],
+            f"Over {len(rows)} iterations success stayed at {success[0]:.2f} -> {success[1]:.2f} and reward at"
+            f" {reward[0]:.2f} -> {reward[1]:.2f}, while task {task.rpartition('/')[2]} gets {share:.0%} of the trajectories.",
+            "That task teaches nothing at this success rate: use curriculum.strategy frontier with a larger"
+            " curriculum.min_share, or more demonstrations of it.",
+        )
