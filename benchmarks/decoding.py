@@ -1,6 +1,6 @@
 """Decoding rate of the generator against `transformers`' own cached loop, same policy and batch, one run.
 
-    python benchmarks/decoding.py [--batch-sizes 8 16 32] [--repeats 10] [--json]
+python benchmarks/decoding.py [--batch-sizes 8 16 32] [--repeats 10] [--json]
 """
 
 import argparse
@@ -72,7 +72,9 @@ def main() -> None:
     for batch in options.batch_sizes:
         observations = make_observation(config, batch)
         noise = np.stack([sampling_noise(0, row, 0, config.num_action_tokens) for row in range(batch)])
-        same = bool((reference_tokens(policy, observations) == generator.generate(observations, None).action_tokens).all())
+        same = bool(
+            (reference_tokens(policy, observations) == generator.generate(observations, None).action_tokens).all()
+        )
         ours = seconds_per_call(lambda o=observations, n=noise: generator.generate(o, n), options.repeats)
         reference = seconds_per_call(lambda o=observations: reference_tokens(policy, o), options.repeats)
         actions = batch * config.action_horizon

@@ -14,7 +14,6 @@ from vlarl.configs.training import (
 )
 from vlarl.errors import unknown_name
 
-
 QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
     "libero_goal": (8, 5),
     "libero_object": (0, 8),
@@ -23,9 +22,7 @@ QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
 """Tasks that the quickstart takes of each suite: those with an expert."""
 
 
-def quickstart(
-    *, seed: int = 0, task_suite: str | None = None, task_ids: tuple[int, ...] | None = None
-) -> TrainConfig:
+def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[int, ...] | None = None) -> TrainConfig:
     """The main job on two CPU cores: two goals in one LIBERO scene, demonstrations, SFT, PPO.
 
     Raises:

@@ -20,7 +20,7 @@ def make_environment(**changes) -> toy.ToyEnvironment:
 
 
 def toward(config: EnvConfig, start: Start, colour: int) -> np.ndarray:
-    """Full-speed actions [20, 2] from the start to a square (0 red, 1 blue)."""
+    """Full-speed actions [20, 2] from the start to a goal (0 red, 1 blue)."""
     dot, goals = toy.start_positions(config, start)
     direction = goals[colour] - dot
     return np.tile(direction / np.abs(direction).max(), (20, 1)).astype(np.float32)
@@ -28,7 +28,7 @@ def toward(config: EnvConfig, start: Start, colour: int) -> np.ndarray:
 
 @pytest.mark.parametrize("task_id", [0, 1])
 @pytest.mark.parametrize("index", range(5))
-def test_the_named_square_is_a_success_and_the_other_is_not(task_id, index):
+def test_the_named_goal_is_a_success_and_the_other_is_not(task_id, index):
     config, environment = make_config(), make_environment()
     start = Start(task_id=task_id, split="evaluation", index=index)
     for colour in (0, 1):
@@ -74,13 +74,13 @@ def test_starts_are_functions_of_their_fields():
         assert (draw(1, start) == first) == (start.split == "evaluation")
 
 
-def test_the_image_shows_dot_and_squares_where_they_are():
+def test_the_image_shows_dot_and_goals_where_they_are():
     config, environment = make_config(image_size=64), make_environment(image_size=64)
     for index in range(20):
         start = Start(task_id=1, split="train", index=index)
         seen = environment.reset(start)
         assert seen.image.shape == (64, 64, 3) and seen.image.dtype == np.uint8
-        assert seen.instruction == "go to the blue square"
+        assert seen.instruction == "put it on the blue plate"
         dot, goals = toy.start_positions(config, start)
         assert seen.proprio.dtype == np.float32 and np.array_equal(seen.proprio, dot.astype(np.float32))
         for channel, position in zip((0, 2, 1), (*goals, dot), strict=True):
@@ -102,7 +102,7 @@ def test_actions_beyond_one_are_clipped():
 def test_spec():
     spec = make_spec(make_config(task_ids=(1,)))
     assert (spec.action_dim, spec.proprio_dim) == (2, 2)
-    assert (spec.instructions, spec.max_episode_steps) == ({1: "go to the blue square"}, {1: 20})
+    assert (spec.instructions, spec.max_episode_steps) == ({1: "put it on the blue plate"}, {1: 20})
     assert spec.num_starts == {"train": 1000, "validation": 100, "evaluation": 100}
     encode_instructions(list(toy.INSTRUCTIONS.values()), 7)
 

@@ -81,8 +81,11 @@ def test_sft_learns_to_repeat_the_demonstrations_and_is_deterministic():
     data = SFTDataset.from_episodes(episodes[:5], TINY.action_horizon)
     actions = LocalGenerator(policies[0], 1.0).generate(data.observations, None).actions
     assert (np.sign(actions[:, 0, 0]) == data.actions[:, 0, 0]).mean() > 0.9
-    np.testing.assert_allclose(policies[0].trunk.proprio_mean.numpy(), np.mean(
-        np.concatenate([e.proprio for e in split_episodes(episodes, 0.1)[0]]), axis=0), atol=1e-5)
+    np.testing.assert_allclose(
+        policies[0].trunk.proprio_mean.numpy(),
+        np.mean(np.concatenate([e.proprio for e in split_episodes(episodes, 0.1)[0]]), axis=0),
+        atol=1e-5,
+    )
 
 
 def test_no_demonstration_is_an_error():

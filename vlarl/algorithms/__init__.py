@@ -1,0 +1,1 @@
+"""Pure tensor maths: advantages, losses, PPO's targets."""

@@ -68,7 +68,7 @@ def compute_entropy(entropies: Tensor, token_mask: Tensor) -> Tensor:
 
 
 def compute_kl(logprobs: Tensor, ref_logprobs: Tensor, token_mask: Tensor) -> Tensor:
-    """KL(policy || reference) summed over executed tokens, estimator e^d - 1 - d with d = ref - log-prob; with gradient."""
+    """KL(policy || reference) summed over executed tokens: e^d - 1 - d with d = ref - log-prob; with gradient."""
     difference = torch.where(token_mask, ref_logprobs - logprobs, torch.zeros_like(logprobs))
     return (torch.expm1(difference) - difference).sum()
 

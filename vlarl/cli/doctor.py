@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
-
-import tyro
 
 from vlarl.cli.options import parse, print_json
 from vlarl.system import run_checks
@@ -12,9 +9,9 @@ from vlarl.system import run_checks
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Checks Python, packages, rendering, memory and disk. Exit code 3: a system library is missing; 2: another fault."""
+    """Checks Python, packages, rendering, memory and disk; exits with 3 if a system library is missing, 2 if else."""
 
-    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    json: bool = False
     """Print the checks as JSON."""
 
 

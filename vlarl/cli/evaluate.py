@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from vlarl.cli.options import parse, print_json
 from vlarl.configs.env import EnvConfig
@@ -45,7 +43,7 @@ class EvaluateOptions:
     """File for every episode's outcome, JSON."""
     compare: Path | None = None
     """Such a file of another policy: prints the paired comparison (this policy minus that one)."""
-    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    json: bool = False
     """Print the result as JSON."""
 
 

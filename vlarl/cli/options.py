@@ -14,7 +14,7 @@ from vlarl.recipes import make_recipe
 
 T = TypeVar("T")
 
-MARKERS = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands)
+MARKERS = (tyro.conf.AvoidSubcommands,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,9 @@ class RunOptions:
 
     output: Path
     """Run folder. A folder that holds the same run is continued."""
-    recipe: str
-    """Recipe that the settings start from; `vlarl recipes` lists them."""
     minutes: float | None = None
     """Cap on the run's wall time, minutes; PPO ends early so that evaluation and report fit."""
-    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    json: bool = False
     """Print the result as JSON on standard output."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     """The recipe's settings."""
@@ -42,7 +40,7 @@ def parse_run_options(argv: Sequence[str], command: str, description: str) -> Ru
     """Parses a run command; the recipe named on the line gives the defaults of all other flags."""
     recipe = named_option(argv, "--recipe") or "quickstart"
     config = make_recipe(recipe)
-    default = RunOptions(output=Path("runs") / recipe, recipe=recipe, config=config)
+    default = RunOptions(output=Path("runs") / recipe, config=config)
     return parse(RunOptions, argv, command, default=default, description=description)
 
 

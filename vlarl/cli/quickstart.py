@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from vlarl.cli.options import parse, print_json
 from vlarl.configs.training import TrainConfig
@@ -38,7 +36,7 @@ class QuickstartOptions:
     """Tasks of the suite, for example 0 8; default: the suite's quickstart tasks."""
     minutes: float | None = None
     """Cap on the run's wall time, minutes; PPO ends early so that evaluation and report fit."""
-    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    json: bool = False
     """Print summary.json on standard output."""
 
 

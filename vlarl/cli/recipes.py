@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import tyro
 
@@ -16,7 +15,7 @@ class RecipesOptions:
 
     name: tyro.conf.Positional[str | None] = None
     """Recipe to print."""
-    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    json: bool = False
     """Print the list as JSON."""
 
 

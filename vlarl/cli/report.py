@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -18,7 +17,7 @@ class ReportOptions:
 
     folder: tyro.conf.Positional[Path]
     """Run folder."""
-    json: Annotated[bool, tyro.conf.FlagConversionOn] = False
+    json: bool = False
     """Print the run's summary as JSON."""
 
 

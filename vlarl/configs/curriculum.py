@@ -15,7 +15,7 @@ class CurriculumConfig:
     """
 
     strategy: Literal["frontier", "uniform", "failure", "paper"] = "frontier"
-    """frontier: p ~ s (1 - s), most where half succeed; uniform; failure: p ~ (1 - s + 1e-9)^(1/T); paper: p ~ exp((1 - s)/T)."""
+    """frontier: p ~ s (1 - s), most at 50 % success; failure: p ~ (1 - s + 1e-9)^(1/T); paper: p ~ exp((1 - s)/T)."""
     temperature: float = 1.0
     """T of `failure` and `paper`; smaller is sharper."""
     prior_successes: float = 1.0

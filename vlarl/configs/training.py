@@ -28,9 +28,7 @@ class DemonstrationConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "demonstrations", ("episodes_per_task",))
         if not 0 <= self.recovery_probability <= 1:
-            raise UserError(
-                f"demonstrations.recovery_probability must be in [0, 1], got {self.recovery_probability}"
-            )
+            raise UserError(f"demonstrations.recovery_probability must be in [0, 1], got {self.recovery_probability}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +168,7 @@ class TrainConfig:
     """
 
     recipe: str
-    """Name of the recipe that this configuration came from."""
+    """Recipe that the settings start from; `vlarl recipes` lists them."""
     seed: int = 0
     """Seed of demonstrations, weights, sampling and batches."""
     exact: bool = False

@@ -3,7 +3,7 @@
 A registered module has
     prepare(config, progress)                 builds caches (models, start pools); safe to call again
     make_spec(config) -> EnvSpec              cheap; raises UserError for an unknown suite or task
-    make_environments(config, num_slots)      in a worker process: `num_slots` Environment objects that share what can be shared
+    make_environments(config, num_slots)      in a worker process: `num_slots` Environment objects, sharing what can be
 """
 
 from collections.abc import Callable, Mapping

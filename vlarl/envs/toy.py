@@ -1,6 +1,6 @@
-"""The toy environment: move a dot to the square that the instruction names. An image, no simulator, no rendering.
+"""The toy environment: move a dot to the goal that the instruction names. An image, no simulator, no rendering.
 
-The red square is above the dot, the blue one below, both to the same side, which changes from start to start: the
+The red square is above the dot, the blue plate below, both to the same side, which changes from start to start: the
 instruction tells up from down, the image left from right, and a policy without either fails half of the time.
 """
 
@@ -12,24 +12,25 @@ from vlarl.errors import UserError, unknown_name
 from vlarl.types import Split, Start
 
 SUITE = "toy"
-INSTRUCTIONS = {0: "go to the red square", 1: "go to the blue square"}
+INSTRUCTIONS = {0: "go to the red square", 1: "put it on the blue plate"}
+"""Different in most words, as LIBERO's are: a tiny policy that starts from random weights hears that sooner."""
 EPISODE_STEPS = 20
 STEP_LENGTH = 0.2
 """Movement per env step and axis at action 1; the world is [-1, 1] x [-1, 1], x to the right, y down."""
 GOAL_RADIUS = 0.45
-"""Distance between the dot and the middle of a square at which the dot is on it."""
+"""Distance between the dot and the middle of a goal at which the dot has reached it."""
 NUM_STARTS: dict[Split, int] = {"train": 1000, "validation": 100, "evaluation": 100}
 
 _SPLIT_CODES: dict[Split, int] = {"train": 0, "validation": 1, "evaluation": 2}
 _BACKGROUND = 30
-_GOAL_COLOURS = ((220, 30, 30), (30, 30, 220))
-_DOT_COLOUR = (30, 220, 30)
-_GOAL_HALF_SIDE, _DOT_HALF_SIDE = 0.25, 0.15
+_RED, _BLUE, _GREEN = (220, 30, 30), (30, 30, 220), (30, 220, 30)
+_GOAL_SIZE, _DOT_SIZE = 0.25, 0.15
+"""Half a side, or a radius."""
 _GOAL_OFFSET, _JITTER = 0.6, 0.15
 
 
 class ToyEnvironment:
-    """One slot. The episode ends on either square, but only the instruction's one is a success with reward 1."""
+    """One slot. The episode ends on either goal, but only the instruction's one is a success with reward 1."""
 
     def __init__(self, config: EnvConfig) -> None:
         self._config = config
@@ -40,7 +41,7 @@ class ToyEnvironment:
         self._limit = EPISODE_STEPS
 
     def reset(self, start: Start) -> EnvObservation:
-        """Puts the dot and the squares into `start`.
+        """Puts the dot and the goals into `start`.
 
         Raises:
             UserError: a task, split or index that does not exist.
@@ -78,13 +79,11 @@ class ToyEnvironment:
         """Returns the scene as [size, size, 3] uint8 RGB."""
         # Pixel middles in world coordinates.
         axis = (np.arange(size) + 0.5) * 2 / size - 1
+        away = [np.abs(np.stack(np.meshgrid(axis - x, axis - y))) for x, y in (*self._goals, self._dot)]
         image = np.full((size, size, 3), _BACKGROUND, dtype=np.uint8)
-        squares = [
-            *zip(self._goals, _GOAL_COLOURS, (_GOAL_HALF_SIDE, _GOAL_HALF_SIDE), strict=True),
-            (self._dot, _DOT_COLOUR, _DOT_HALF_SIDE),
-        ]
-        for (x, y), colour, half_side in squares:
-            image[np.ix_(np.abs(axis - y) <= half_side, np.abs(axis - x) <= half_side)] = colour
+        image[away[0].max(axis=0) <= _GOAL_SIZE] = _RED
+        image[np.hypot(*away[1]) <= _GOAL_SIZE] = _BLUE
+        image[away[2].max(axis=0) <= _DOT_SIZE] = _GREEN
         return image
 
     def _observe(self) -> EnvObservation:
@@ -99,7 +98,7 @@ def start_positions(config: EnvConfig, start: Start) -> tuple[np.ndarray, np.nda
     """Draws a start: a function of its fields and, except in the evaluation split, of config.seed.
 
     Returns:
-        The dot's position [2] and the middles of the red and the blue square [2, 2], float64.
+        The dot's position [2] and the middles of the red square and the blue plate [2, 2], float64.
 
     Raises:
         UserError: a task, split or index that does not exist.
@@ -147,9 +146,7 @@ def make_environments(config: EnvConfig, num_slots: int) -> list[ToyEnvironment]
     return [ToyEnvironment(config) for _ in range(num_slots)]
 
 
-def replay_frames(
-    config: EnvConfig, start: Start, actions: np.ndarray, size: int = 256, every: int = 1
-) -> np.ndarray:
+def replay_frames(config: EnvConfig, start: Start, actions: np.ndarray, size: int = 256, every: int = 1) -> np.ndarray:
     """Plays an episode again and draws it.
 
     Args:

@@ -37,7 +37,7 @@ class Failure:
 
 
 Reply = tuple[int | None, EnvObservation | Transition | Failure | None]
-"""(slot, result); slot None: the environments were made, or the failure to make them. Result None: a replayed request."""
+"""(slot, result). Slot None: the environments were made, or why not. Result None: of a replayed request."""
 
 
 def run_worker(

@@ -48,9 +48,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Writes every episode's outcome as JSON, atomically."""
-        rows = [
-            [e.start.task_id, e.start.split, e.start.index, bool(e.success), int(e.steps)] for e in self.episodes
-        ]
+        rows = [[e.start.task_id, e.start.split, e.start.index, bool(e.success), int(e.steps)] for e in self.episodes]
         text = json.dumps({"temperature": self.temperature, "env_steps": self.env_steps, "episodes": rows})
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".tmp")
@@ -136,9 +134,7 @@ def evaluate(
             f" {spec.num_starts[split]} starts per task"
         )
     items = evaluation_items(task_ids, split, episodes_per_task)
-    rollout = collector.collect(
-        generator, items, greedy=temperature == 0, transform=transform, progress=progress
-    )
+    rollout = collector.collect(generator, items, greedy=temperature == 0, transform=transform, progress=progress)
     steps = rollout.episode_steps
     episodes = tuple(
         EpisodeResult(start=item.start, success=bool(success), steps=int(count))

@@ -39,7 +39,7 @@ class ActionGenerator(Protocol):
 
 
 def sampling_noise(seed: int, trajectory_index: int, turn: int, num_tokens: int) -> np.ndarray:
-    """Uniform noise [num_tokens] float64 of one turn: a counter-based function of its arguments, so no state to save."""
+    """Uniform noise [num_tokens] float64 of one turn: a counter-based function of its arguments, without state."""
     # Philox takes a 128-bit key and a 256-bit counter; the low counter word is the generator's own position.
     generator = np.random.Philox(key=[seed & (2**64 - 1), 0], counter=[0, turn, trajectory_index, 0])
     return np.random.Generator(generator).random(num_tokens)

@@ -70,6 +70,8 @@ def _choose(scores: Tensor, uniform: Tensor | None) -> Tensor:
         return scores.argmax(-1)
     cumulative = scores.exp().cumsum(-1)
     # Rounding can leave the total a little below one: scale the draw so that the last bin is never passed.
-    return torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1).clamp_max(
-        scores.shape[-1] - 1
+    return (
+        torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+        .squeeze(-1)
+        .clamp_max(scores.shape[-1] - 1)
     )

@@ -1,0 +1,1 @@
+"""The autoregressive VLA, its value network, policy folders."""

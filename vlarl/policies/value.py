@@ -1,4 +1,4 @@
-"""The homogeneous value network: the policy's architecture, its own parameters, a scalar head on the last prompt token."""
+"""The homogeneous value network: the policy's architecture, own parameters, a scalar head on the last prompt token."""
 
 from torch import Tensor, nn
 

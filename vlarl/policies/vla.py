@@ -149,7 +149,7 @@ class VLATrunk(nn.Module):
         length = embeddings.shape[1]
         total = past_length + length
         causal = torch.ones(length, total, dtype=torch.bool, device=embeddings.device).tril(past_length)
-        # Padding queries attend to nothing else than earlier real tokens; position 0 is always real, so no row is empty.
+        # Padding queries attend to earlier real tokens only; position 0 is always real, so no row is empty.
         attention_mask = causal[None, None] & key_mask[:, None, None, :]
         position_ids = (key_mask.cumsum(1) - 1)[:, past_length:]
         return self.decoder(
@@ -197,9 +197,7 @@ class VLAPolicy(nn.Module):
         hidden = self.trunk.decode(embeddings, key_mask)
         return at_least_float32(self.lm_head(hidden[:, prompt.shape[1] - 1 :]))
 
-    def token_logprobs(
-        self, inputs: PolicyInputs, action_tokens: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def token_logprobs(self, inputs: PolicyInputs, action_tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [B, K] float32 of the distribution sampled at `temperature`."""
         logprobs = torch.log_softmax(self(inputs, action_tokens) / temperature, dim=-1)
         chosen = logprobs.gather(-1, (action_tokens - self.first_action_token).unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Metric sinks, progress, plots, videos, the HTML report."""

@@ -1,0 +1,1 @@
+"""Collection of trajectories and the curriculum over tasks."""

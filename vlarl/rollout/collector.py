@@ -131,9 +131,7 @@ class Collector:
 
     def _noise(self, episode: _Episode, generator: ActionGenerator) -> np.ndarray:
         turn = len(episode.generations)
-        return sampling_noise(
-            episode.item.seed, episode.item.trajectory_index, turn, generator.num_action_tokens
-        )
+        return sampling_noise(episode.item.seed, episode.item.trajectory_index, turn, generator.num_action_tokens)
 
 
 def _stack(observations: Sequence[EnvObservation]) -> Observation:

@@ -1,0 +1,1 @@
+"""SFT, PPO, and the phases of a run."""

@@ -214,8 +214,8 @@ class Learner:
         bad = {name: value for name, value in sums.items() if not np.isfinite(value)}
         if bad:
             raise NonFiniteError(
-                f"training became non-finite ({', '.join(f'{k} = {v}' for k, v in bad.items())}): the last checkpoint is"
-                " kept. Lower ppo.learning_rate or raise ppo.temperature, then run the same command"
+                f"training became non-finite ({', '.join(f'{k} = {v}' for k, v in bad.items())}): the last checkpoint"
+                " is kept. Lower ppo.learning_rate or raise ppo.temperature, then run the same command"
             )
         if not critic_only:
             self.policy_updates += 1

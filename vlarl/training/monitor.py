@@ -105,7 +105,8 @@ class Monitor:
             "flat_while_concentrated",
             history[-1]["iteration"],
             f"Over {len(rows)} iterations success stayed at {success[0]:.2f} -> {success[1]:.2f} and reward at"
-            f" {reward[0]:.2f} -> {reward[1]:.2f}, while task {task.rpartition('/')[2]} gets {share:.0%} of the trajectories.",
+            f" {reward[0]:.2f} -> {reward[1]:.2f}, while task {task.rpartition('/')[2]} gets {share:.0%} of the"
+            " trajectories.",
             "That task teaches nothing at this success rate: use curriculum.strategy frontier with a larger"
             " curriculum.min_share, or more demonstrations of it.",
         )

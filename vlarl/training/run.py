@@ -6,23 +6,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from vlarl.configs.training import TrainConfig
-from vlarl.data.demonstrations import collect_demonstrations, demonstration_path
 from vlarl.data.libero_hdf5 import read_demonstrations
 from vlarl.envs.base import environment_module
 from vlarl.envs.vector import VectorEnv
 from vlarl.evaluation.protocol import Evaluation, blank_images, evaluate, swap_instructions
 from vlarl.policies.checkpoint import load_policy, save_policy
-from vlarl.policies.vla import VLAPolicy
 from vlarl.reporting.progress import Console, ConsoleTrainingProgress
 from vlarl.reporting.sinks import JsonlSink, make_sinks, read_jsonl
-from vlarl.reporting.video import write_side_by_side
+from vlarl.reporting.video import side_by_side, write_mp4
 from vlarl.rollout.collector import Collector, ObservationTransform
 from vlarl.system import PeakMemory
 from vlarl.training.build import make_checked_spec, make_generator, make_policy, make_trainer
@@ -34,7 +31,9 @@ from vlarl.types import Start
 Stage = Literal["sft", "rl"]
 MODES = ("greedy", "sampled")
 VIDEO_EVERY = 3
-"""Env steps between frames of a video."""
+"""Env steps between frames of a video; LIBERO's control rate is 20 Hz."""
+VIDEO_SPEED = 2
+"""Times real time."""
 
 
 class Run:
@@ -44,9 +43,7 @@ class Run:
         UserError: the folder holds another run, or the configuration does not fit the environment.
     """
 
-    def __init__(
-        self, folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None = None
-    ) -> None:
+    def __init__(self, folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None = None) -> None:
         self.folder, self.config, self.console = folder, config, console
         self.spec = make_checked_spec(config)
         folder.claim(config)
@@ -99,9 +96,13 @@ class Run:
         config = self.config.demonstrations
         if config is None:
             return
-        missing = [t for t in self.config.env.task_ids if not self._demonstrations(t).is_file()]
+        known = self._demonstration_rates()
+        missing = [t for t in self.config.env.task_ids if not self._has_demonstrations(t, known)]
         if not missing:
             return
+        # Needs the simulator, which machines that only train do not have.
+        from vlarl.experts.demonstrations import collect_demonstrations
+
         self.prepare()
         with self.phase("demonstrations"):
             self.console.line(f"demonstrations: {config.episodes_per_task} for each of tasks {missing}")
@@ -112,8 +113,9 @@ class Run:
                 self.folder.demonstrations,
                 self.console.line,
             )
-            known = read_json(self.folder.demonstration_rates) if self.folder.demonstration_rates.is_file() else {}
-            write_json(self.folder.demonstration_rates, known | {str(k): v for k, v in rates.items()})
+            write_json(self.folder.demonstration_rates, known | rates)
+        for rate in rates.values():
+            self.console.line(f"expert: {rate['successes']} of {rate['attempts']} attempts, {rate['task']}")
 
     def train_sft(self) -> None:
         """Trains the policy that RL starts from: by SFT, or with random weights where there are no demonstrations."""
@@ -125,7 +127,9 @@ class Run:
             save_policy(policy, self.folder.sft_policy)
             return
         with self.phase("sft"):
-            episodes = [e for t in self.config.env.task_ids for e in read_demonstrations(self._demonstrations(t))]
+            rates = self._demonstration_rates()
+            files = [self.folder.demonstrations / rates[str(t)]["file"] for t in self.config.env.task_ids]
+            episodes = [episode for file in files for episode in read_demonstrations(file)]
             self.folder.sft_metrics.unlink(missing_ok=True)
             sink = JsonlSink(self.folder.sft_metrics, step_key="step")
             total = self.config.sft.num_steps
@@ -201,19 +205,18 @@ class Run:
         with self.phase("videos"):
             entries = []
             for task_id in sorted(self.config.env.task_ids):
-                pairs = [(b, a) for b, a in zip(before.episodes, after.episodes, strict=True) if b.start.task_id == task_id]
+                both = zip(before.episodes, after.episodes, strict=True)
+                pairs = [(b, a) for b, a in both if b.start.task_id == task_id]
                 pairs.sort(key=lambda pair: (not (pair[1].success and not pair[0].success), pair[0].start.index))
                 for b, a in pairs[: self.config.evaluation.video_starts_per_task]:
                     name = f"task_{task_id}_start_{b.start.index:02d}.mp4"
-                    write_side_by_side(
-                        self.folder.videos / name,
+                    frames = side_by_side(
                         self._replay("sft", b.start),
                         self._replay("rl", a.start),
-                        before_label="SFT",
-                        after_label="RL",
                         before_success=b.success,
                         after_success=a.success,
                     )
+                    write_mp4(self.folder.videos / name, frames, fps=20 / VIDEO_EVERY * VIDEO_SPEED)
                     entries.append(
                         {
                             "file": name,
@@ -226,8 +229,13 @@ class Run:
                     )
             write_json(index_path, entries)
 
-    def _demonstrations(self, task_id: int) -> Path:
-        return demonstration_path(self.folder.demonstrations, self.config.env, task_id)
+    def _demonstration_rates(self) -> dict[str, Any]:
+        path = self.folder.demonstration_rates
+        return read_json(path) if path.is_file() else {}
+
+    def _has_demonstrations(self, task_id: int, rates: dict[str, Any]) -> bool:
+        rate = rates.get(str(task_id))
+        return rate is not None and (self.folder.demonstrations / rate["file"]).is_file()
 
     def _replay(self, stage: Stage, start: Start) -> np.ndarray:
         with np.load(self.folder.actions(f"{stage}_greedy"), allow_pickle=False) as actions:

@@ -60,9 +60,7 @@ def _stages(folder: RunFolder) -> dict[str, Any]:
         lift = {mode: compare(found[f"sft_{mode}"], found[f"rl_{mode}"]) for mode in ("greedy", "sampled")}
         result["lift"] = lift
         result["p_value"] = {mode: value["p_value"] for mode, value in lift.items()}
-    probes = {
-        name: found[f"rl_{name}"] for name in ("swapped_instruction", "blank_images") if f"rl_{name}" in found
-    }
+    probes = {name: found[f"rl_{name}"] for name in ("swapped_instruction", "blank_images") if f"rl_{name}" in found}
     if probes and "rl_greedy" in found:
         starts = {e.start for e in next(iter(probes.values())).episodes}
         normal = rate([e.success for e in found["rl_greedy"].episodes if e.start in starts])

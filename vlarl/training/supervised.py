@@ -17,9 +17,7 @@ from vlarl.types import Observation
 LogFn = Callable[[dict[str, float]], None]
 
 
-def train_sft(
-    policy: VLAPolicy, episodes: Sequence[Episode], config: SFTConfig, seed: int, log: LogFn
-) -> VLAPolicy:
+def train_sft(policy: VLAPolicy, episodes: Sequence[Episode], config: SFTConfig, seed: int, log: LogFn) -> VLAPolicy:
     """Trains `policy` in place and returns its exponential moving average, which is the result.
 
     Args:

@@ -1,0 +1,1 @@
+"""LIBERO with upstream's physics, stepped and rendered fast."""
