@@ -97,34 +97,34 @@ def test_there_are_no_cycles():
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
+def defines(module: str, name: str) -> bool:
+    """Whether `module` exists and its top level binds `name`, or is the parent of a module `name`."""
+    if f"{module}.{name}" in MODULES:
+        return True
+    if module not in MODULES:
+        return False
+    binding = rf"^(async def|def|class) {name}\b|^{name}\b.*=|^from .*\b{name}\b|^    {name},$"
+    return re.search(binding, MODULES[module].read_text(), re.M) is not None
+
+
 def test_imported_names_exist():
-    missing = []
-    for module in MODULES:
-        for name, line in sorted(imported_names(module)):
-            if name.partition(".")[0] != "vlarl" or name in MODULES:
-                continue
-            base, _, attribute = name.rpartition(".")
-            if base not in MODULES:
-                missing.append(f"{MODULES[module].relative_to(REPOSITORY)}:{line}: no module {base}")
-            elif not re.search(
-                rf"^(?:(?:async )?def|class) {attribute}\b|^{attribute}\b.*=|^from .*\b{attribute}\b",
-                MODULES[base].read_text(),
-                re.M,
-            ):
-                missing.append(f"{MODULES[module].relative_to(REPOSITORY)}:{line}: no {attribute} in {base}")
+    missing = [
+        f"{MODULES[module].relative_to(REPOSITORY)}:{line}: no {name}"
+        for module in MODULES
+        for name, line in sorted(imported_names(module))
+        if name.startswith("vlarl.") and name not in MODULES and not defines(*name.rsplit(".", 1))
+    ]
     assert not missing, "\n".join(missing)
 
 
 def test_registries_name_what_exists():
     # Lazy registries hold "module" or "module:name".
-    missing = []
-    for module, path in MODULES.items():
-        for target, attribute in re.findall(r'"(vlarl(?:\.\w+)+)(?::(\w+))?"', path.read_text()):
-            exists = target in MODULES and (
-                not attribute or re.search(rf"^(def|class) {attribute}\b", MODULES[target].read_text(), re.M)
-            )
-            if not exists:
-                missing.append(f"{module} names {target}{':' + attribute if attribute else ''}")
+    missing = [
+        f"{MODULES[module].relative_to(REPOSITORY)} names {target}{':' * bool(name)}{name}"
+        for module in MODULES
+        for target, name in re.findall(r'"(vlarl(?:\.\w+)+)(?::(\w+))?"', MODULES[module].read_text())
+        if target not in MODULES or (name and not defines(target, name))
+    ]
     assert not missing, "\n".join(missing)
 
 

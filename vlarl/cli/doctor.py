@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from vlarl.cli.options import parse, print_json
-from vlarl.system import run_checks
+from vlarl.doctor import run_checks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,67 @@
+"""Cheap frames: one GL context per process, one renderer per model."""
+
+import os
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+# Software rendering of small frames is slower with threads than without.
+os.environ.setdefault("LP_NUM_THREADS", "0")
+
+import mujoco  # noqa: E402 - the variables above choose its GL library
+import numpy as np  # noqa: E402
+
+from vlarl.errors import MissingSystemLibraryError  # noqa: E402
+
+CAMERA = "agentview"
+MAX_GEOMS = 2000
+
+_context: mujoco.GLContext | None = None
+
+
+def _make_context_current() -> None:
+    """Makes the process's GL context on first use: it must not be inherited through a fork.
+
+    Raises:
+        MissingSystemLibraryError: rendering does not work.
+    """
+    global _context
+    if _context is not None:
+        return
+    try:
+        _context = mujoco.GLContext(64, 64)
+        _context.make_current()
+    except Exception as error:
+        raise MissingSystemLibraryError(
+            f"MuJoCo cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}). Install the libraries:"
+            " sudo apt-get install -y libegl1 libgl1 libglib2.0-0"
+        ) from error
+
+
+class Renderer:
+    """Renders the agent's camera of one model, without shadows, reflections and multisampling."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        _make_context_current()
+        self._model = model
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, MAX_GEOMS)
+        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
+            self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+        self._option = mujoco.MjvOption()
+        # Group 0 holds the collision geoms.
+        self._option.geomgroup[0] = 0
+        self._option.sitegroup[:] = 0
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera(CAMERA).id
+
+    def render(self, data: mujoco.MjData, size: int) -> np.ndarray:
+        """Returns [size, size, 3] uint8 RGB, upright. LIBERO's own arrays and files hold the rows bottom-up."""
+        mujoco.mjv_updateScene(
+            self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        viewport = mujoco.MjrRect(0, 0, size, size)
+        frame = np.empty((size, size, 3), dtype=np.uint8)
+        mujoco.mjr_render(viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(frame, None, viewport, self._context)
+        return frame[::-1].copy()

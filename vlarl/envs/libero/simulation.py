@@ -1,0 +1,86 @@
+"""One simulated scene: model, data, robot, goal; saved and restored exactly."""
+
+import json
+
+import mujoco
+import numpy as np
+
+from vlarl.envs.libero.cache import TaskFiles
+from vlarl.envs.libero.goals import goal_reached
+from vlarl.envs.libero.stepping import Robot, StaleState, make_stale_state
+
+
+class Scene:
+    """What the slots of one task share: the model and its numbers. Slots take turns, so they can share the model."""
+
+    def __init__(self, files: TaskFiles) -> None:
+        self.model = mujoco.MjModel.from_binary_path(str(files.model))
+        description = json.loads(files.description.read_text())
+        self.goal = description["goal"]
+        self.object_bodies: dict[str, int] = description["object_bodies"]
+        self.fixture_bodies = np.array(description["fixture_bodies"], dtype=np.int64)
+        self.stale: StaleState = make_stale_state(
+            self.model, np.array(description["default_joints"]), np.array(description["default_fingers"])
+        )
+
+
+class Simulation:
+    """The state of one slot in a scene."""
+
+    def __init__(self, files: TaskFiles, scene: Scene | None = None) -> None:
+        self.scene = scene or Scene(files)
+        self.model = self.scene.model
+        self.data = mujoco.MjData(self.model)
+        self.robot = Robot(self.model, self.data, self.scene.stale)
+        self.fixture_bodies = self.scene.fixture_bodies
+        self._fixture_poses = (
+            self.model.body_pos[self.fixture_bodies].copy(),
+            self.model.body_quat[self.fixture_bodies].copy(),
+        )
+
+    def set_fixture_poses(self, positions: np.ndarray, quaternions: np.ndarray) -> None:
+        """Takes fixture poses, [F, 3] and [F, 4], for this slot and puts them into the model."""
+        self._fixture_poses = (positions, quaternions)
+        self.activate()
+
+    def activate(self) -> None:
+        """Puts this slot's fixture poses into the shared model; call it before using the slot after another one."""
+        self.model.body_pos[self.fixture_bodies], self.model.body_quat[self.fixture_bodies] = self._fixture_poses
+
+    def reset_controller(self) -> None:
+        """The controller as upstream has it after a reset: default orientation, gripper at rest."""
+        self.robot.goal_ori[:] = self.scene.stale.rotation
+        self.robot.gripper[:] = 0.0
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Everything that the future depends on."""
+        data = self.data
+        return {
+            "time": np.array(data.time),
+            "qpos": data.qpos.copy(),
+            "qvel": data.qvel.copy(),
+            "ctrl": data.ctrl.copy(),
+            "qacc_warmstart": data.qacc_warmstart.copy(),
+            "goal_ori": self.robot.goal_ori.copy(),
+            "gripper": self.robot.gripper.copy(),
+            "fixture_pos": self._fixture_poses[0],
+            "fixture_quat": self._fixture_poses[1],
+        }
+
+    def restore(self, snapshot: dict[str, np.ndarray]) -> None:
+        """Inverse of snapshot; positions of everything are up to date afterwards."""
+        data = self.data
+        mujoco.mj_resetData(self.model, data)
+        self.set_fixture_poses(snapshot["fixture_pos"], snapshot["fixture_quat"])
+        data.time = float(snapshot["time"])
+        for field in ("qpos", "qvel", "ctrl", "qacc_warmstart"):
+            getattr(data, field)[:] = snapshot[field]
+        self.robot.goal_ori[:] = snapshot["goal_ori"]
+        self.robot.gripper[:] = snapshot["gripper"]
+        # Position and velocity stage only: a full forward pass would change the solver's warm start.
+        mujoco.mj_step1(self.model, data)
+
+    def step(self, action: np.ndarray) -> bool:
+        """Executes one action [7] in [-1, 1]; returns whether the goal is reached."""
+        self.robot.step(np.asarray(action, dtype=np.float64))
+        return goal_reached(self.scene.goal, self.model, self.data)
