@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from libero.libero import get_libero_path
 
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import DemonstrationConfig
 from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
 from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
+from vlarl.envs.libero.tasks import LiberoTask, load_task
 from vlarl.envs.vector import _without_main
 from vlarl.errors import UserError
-from vlarl.experts.pick_place import ManipulationTask, PrivilegedState, make_expert
+from vlarl.experts.pick_place import ManipulationTask, PrivilegedState, make_expert, require_expert
 from vlarl.types import Start
 
 MAX_ATTEMPTS_PER_DEMONSTRATION = 4
@@ -109,6 +109,8 @@ def collect_demonstrations(
     """
     if config.name != "libero":
         raise UserError(f"scripted experts exist for the environment 'libero' only, not for {config.name!r}")
+    for task_id in config.task_ids:
+        require_expert(load_task(config.task_suite, task_id))
     environment_module(config.name).prepare(config, progress)
     spec = make_spec(config)
     job = CollectionJob(
@@ -179,6 +181,7 @@ def _work(connection: Connection, job: CollectionJob, environment: Mapping[str, 
 
 def collect_task(slot: DemonstrationSlot, task_id: int, job: CollectionJob, progress: Progress) -> TaskSummary:
     """Collects and writes the demonstrations of one task."""
+    task = load_task(job.config.task_suite, task_id)
     wanted = job.demonstrations.episodes_per_task
     limit = min(MAX_ATTEMPTS_PER_DEMONSTRATION * wanted, job.num_starts)
     # A start is used once. SeedSequence ignores trailing zeros: the attempts count from 1.
@@ -188,21 +191,20 @@ def collect_task(slot: DemonstrationSlot, task_id: int, job: CollectionJob, prog
         rng = np.random.default_rng([job.seed, task_id, attempt])
         start = Start(task_id=task_id, split="train", index=int(index))
         demonstration = record(slot, start, rng, job.demonstrations.recovery_probability, job.max_steps[task_id])
-        name = slot.task.name
         if demonstration.episode.success:
             kept.append(demonstration)
-            progress(f"{name}: {len(kept)} of {wanted} demonstrations ({attempt} attempts)")
+            progress(f"{task.name}: {len(kept)} of {wanted} demonstrations ({attempt} attempts)")
         if len(kept) == wanted:
             break
     else:
         raise UserError(
-            f"the expert of {name} solved only {len(kept)} of {limit} training starts, {wanted} are wanted:"
+            f"the expert of {task.name} solved only {len(kept)} of {limit} training starts, {wanted} are wanted:"
             " lower demonstrations.episodes_per_task, raise env.max_episode_steps or choose another task"
         )
-    path = demonstration_path(job.folder, name)
-    write_demonstrations(path, kept, _describe_task(name, kept[0].episode.instruction, job.config))
+    path = demonstration_path(job.folder, task.name)
+    write_demonstrations(path, kept, _describe(task))
     return TaskSummary(
-        task=name,
+        task=task.name,
         attempts=attempt,
         successes=len(kept),
         success_rate=len(kept) / attempt,
@@ -242,13 +244,12 @@ def record(
     return Demonstration(episode=episode, ee_positions=np.stack(positions), ee_rotations=np.stack(rotations))
 
 
-def _describe_task(name: str, instruction: str, config: EnvConfig) -> DemonstrationTask:
-    bddl_file = f"{config.task_suite}/{name}.bddl"
-    definition = (Path(get_libero_path("bddl_files")) / bddl_file).read_text()
+def _describe(task: LiberoTask) -> DemonstrationTask:
+    definition = task.bddl_file.read_text()
     return DemonstrationTask(
-        name=name,
-        instruction=instruction,
+        name=task.name,
+        instruction=task.instruction,
         problem_name=re.search(r"\(problem\s+(\w+)\)", definition)[1].lower(),
-        bddl_file=bddl_file,
+        bddl_file=f"{task.suite}/{task.bddl_file.name}",
         bddl_content=definition,
     )

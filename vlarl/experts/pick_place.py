@@ -207,6 +207,16 @@ class PickPlaceExpert:
             self._enter(_Phase.RELEASE, state)
 
 
+def require_expert(task: ManipulationTask) -> None:
+    """Checks that a task has an expert.
+
+    Raises:
+        UserError: it has none; the message lists the tasks that have one.
+    """
+    if task.name not in GRASPS:
+        raise unknown_name("task of a scripted expert", task.name, GRASPS)
+
+
 def make_expert(task: ManipulationTask, rng: np.random.Generator, recovery_probability: float = 0.0) -> PickPlaceExpert:
     """Makes the expert of one episode.
 
@@ -216,10 +226,9 @@ def make_expert(task: ManipulationTask, rng: np.random.Generator, recovery_proba
         recovery_probability: chance that the fingers are forced to close too early once.
 
     Raises:
-        UserError: no expert for this task; the message lists the tasks that have one.
+        UserError: no expert for this task.
     """
-    if task.name not in GRASPS:
-        raise unknown_name("task for a scripted expert", task.name, GRASPS)
+    require_expert(task)
     _, object_name, target_name = task.goal[0]
     mistake = EarlyClose.sample(rng) if rng.random() < recovery_probability else None
     return PickPlaceExpert(GRASPS[task.name], object_name, target_name, rng, mistake)

@@ -174,7 +174,7 @@ class Robot:
         """[3, 3] orientation the hand keeps until an action turns it."""
         self.gripper = np.zeros(1)
         """[1] gripper command, from -1 (open) to 1 (closed)."""
-        self._site = model.site(GRIP_SITE).id
+        self.site = model.site(GRIP_SITE).id
         self.qpos_index, self.dof_index, self.finger_index = joint_indices(model)
         self._full_mass = np.zeros((model.nv, model.nv))
         self._jac_pos, self._jac_rot = np.zeros((3, model.nv)), np.zeros((3, model.nv))
@@ -183,7 +183,7 @@ class Robot:
         """Executes one action [7] float64; `is_stale` is for the very first step after an initial state."""
         data, stale = self.data, self._stale
         _env_step(
-            self.model._address, data._address, data.qM.ctypes.data, self._site,
+            self.model._address, data._address, data.qM.ctypes.data, self.site,
             data.qpos, data.qvel, data.ctrl, data.qfrc_bias, data.site_xpos, data.site_xmat,
             self.qpos_index, self.dof_index, self.model.actuator_ctrlrange, action, self.goal_ori, self.gripper,
             self._full_mass, self._jac_pos, self._jac_rot,

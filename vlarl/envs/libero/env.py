@@ -1,0 +1,234 @@
+"""LIBERO as an environment: tasks of one suite, slots that share models, episodes that repeat bit for bit."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Before anything that loads mujoco: it chooses the GL library.
+from vlarl.envs.libero.rendering import Renderer  # isort: skip
+
+from vlarl.configs.env import EnvConfig
+from vlarl.envs.base import EnvObservation, EnvSpec, Progress, Transition
+from vlarl.envs.libero.cache import TaskFiles
+from vlarl.envs.libero.simulation import Scene, Simulation
+from vlarl.envs.libero.starts import NUM_STARTS
+from vlarl.envs.libero.tasks import STEP_LIMITS, LiberoTask, load_task
+from vlarl.errors import MissingSystemLibraryError, UserError
+from vlarl.types import Start
+
+ACTION_DIM = 7
+PROPRIO_DIM = 12
+"""Grip site position 3 (metres), first two columns of its rotation matrix 6, finger joints 2 (metres), gripper command."""
+
+
+def make_spec(config: EnvConfig) -> EnvSpec:
+    """Reads the tasks; builds nothing.
+
+    Raises:
+        UserError: unknown suite or task.
+    """
+    tasks = {task_id: load_task(config.task_suite, task_id) for task_id in config.task_ids}
+    return EnvSpec(
+        action_dim=ACTION_DIM,
+        proprio_dim=PROPRIO_DIM,
+        instructions={task_id: task.instruction for task_id, task in tasks.items()},
+        max_episode_steps=dict.fromkeys(tasks, STEP_LIMITS[config.task_suite]),
+        num_starts=NUM_STARTS,
+    )
+
+
+def prepare(config: EnvConfig, progress: Progress) -> None:
+    """Builds the tasks that the cache lacks, `num_workers` at a time (about 20 s each, once).
+
+    Raises:
+        UserError: a task cannot be built; the message is the builder's.
+    """
+    make_spec(config)
+    waiting = [
+        task_id
+        for task_id in config.task_ids
+        if not TaskFiles.of(config.task_suite, task_id).starts(config.seed).is_file()
+    ]
+    running: dict[int, subprocess.Popen[str]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < config.num_workers:
+                task_id = waiting.pop(0)
+                progress(f"building {config.task_suite} task {task_id} (once, about 20 s)")
+                running[task_id] = _start_build(config, task_id)
+            time.sleep(0.1)
+            for task_id, process in list(running.items()):
+                if process.poll() is not None:
+                    _check_build(config, task_id, running.pop(task_id))
+    finally:
+        for process in running.values():
+            process.kill()
+
+
+def _start_build(config: EnvConfig, task_id: int) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "vlarl.envs.libero.build", config.task_suite, str(task_id), str(config.seed)]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _check_build(config: EnvConfig, task_id: int, process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate()
+    if process.returncode:
+        reason = errors.strip().splitlines()[-1] if errors.strip() else f"exit code {process.returncode}"
+        kind = MissingSystemLibraryError if "MissingSystemLibraryError" in reason else UserError
+        raise kind(f"{config.task_suite} task {task_id} could not be built: {reason}")
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the slots of a worker have in common for one task."""
+
+    task: LiberoTask
+    files: TaskFiles
+    scene: Scene
+    renderer: Renderer
+    starts: dict[str, np.ndarray]
+
+
+def _load_shared(config: EnvConfig, task_id: int) -> _Shared:
+    task = load_task(config.task_suite, task_id)
+    files = TaskFiles.of(config.task_suite, task_id)
+    if not files.starts(config.seed).is_file():
+        raise UserError(f"{config.task_suite} task {task_id} is not built: call prepare first")
+    scene = Scene(files)
+    with np.load(files.starts(config.seed), allow_pickle=False) as raw:
+        starts = {name: raw[name] for name in raw.files}
+    return _Shared(task, files, scene, Renderer(scene.model), starts)
+
+
+class LiberoEnvironment:
+    """One slot. Also offers experts the true state of the scene."""
+
+    def __init__(self, config: EnvConfig, shared: dict[int, _Shared]) -> None:
+        self._config = config
+        self._shared = shared
+        self._simulations: dict[int, Simulation] = {}
+        self._limit = 0
+        self._steps = 0
+
+    def reset(self, start: Start) -> EnvObservation:
+        """Puts the slot into a start state; the objects are settled."""
+        self._current = self._shared[start.task_id]
+        if start.task_id not in self._simulations:
+            self._simulations[start.task_id] = Simulation(self._current.files, self._current.scene)
+        self._simulation = self._simulations[start.task_id]
+        prefix = f"{start.split}/"
+        fields = {k.removeprefix(prefix): v[start.index] for k, v in self._current.starts.items() if k.startswith(prefix)}
+        self._simulation.restore(fields)
+        protocol = STEP_LIMITS[self._config.task_suite]
+        training = self._config.max_episode_steps if start.split == "train" else None
+        self._limit = training or protocol
+        self._steps = 0
+        return self.observe()
+
+    def step(self, actions: np.ndarray) -> Transition:
+        """Executes actions [n, 7] until n are done, the goal is reached or the limit is."""
+        self._simulation.activate()
+        success, executed = False, 0
+        for action in actions[: self._limit - self._steps]:
+            success = self._simulation.step(action)
+            executed += 1
+            if success:
+                break
+        self._steps += executed
+        return Transition(
+            observation=self.observe(),
+            reward=float(success),
+            terminated=success,
+            truncated=not success and self._steps >= self._limit,
+            success=success,
+            executed_steps=executed,
+        )
+
+    def observe(self) -> EnvObservation:
+        """Renders what a policy would see now."""
+        robot = self._simulation.robot
+        rotation = self.ee_rotation
+        proprio = np.concatenate(
+            [
+                self.ee_position,
+                rotation[:, 0],
+                rotation[:, 1],
+                self._simulation.data.qpos[robot.finger_index],
+                robot.gripper,
+            ]
+        )
+        return EnvObservation(
+            image=self.render(self._config.image_size),
+            proprio=proprio.astype(np.float32),
+            instruction=self._current.task.instruction,
+        )
+
+    def step_once(self, action: np.ndarray) -> bool:
+        """Executes one action [7] without rendering and without a limit; True once the goal is reached."""
+        self._simulation.activate()
+        return self._simulation.step(action)
+
+    def render(self, size: int) -> np.ndarray:
+        """The agent's camera, [size, size, 3] uint8 RGB, upright."""
+        self._simulation.activate()
+        return self._current.renderer.render(self._simulation.data, size)
+
+    @property
+    def task(self) -> LiberoTask:
+        """Task of the current episode."""
+        return self._current.task
+
+    @property
+    def ee_position(self) -> np.ndarray:
+        """[3] float64, grip site, metres."""
+        return self._simulation.data.site_xpos[self._simulation.robot.site].copy()
+
+    @property
+    def ee_rotation(self) -> np.ndarray:
+        """[3, 3] float64, rotation matrix of the grip site."""
+        return self._simulation.data.site_xmat[self._simulation.robot.site].reshape(3, 3).copy()
+
+    def object_position(self, name: str) -> np.ndarray:
+        """[3] float64, root body of an object named as in the task's BDDL file, metres."""
+        return self._simulation.data.xpos[self._current.scene.object_bodies[name]].copy()
+
+    def object_rotation(self, name: str) -> np.ndarray:
+        """[3, 3] float64, rotation matrix of an object."""
+        return self._simulation.data.xmat[self._current.scene.object_bodies[name]].reshape(3, 3).copy()
+
+    def site_position(self, name: str) -> np.ndarray:
+        """[3] float64, a region of the scene, for example basket_1_contain_region, metres."""
+        return self._simulation.data.site(name).xpos.copy()
+
+    def state(self) -> np.ndarray:
+        """[S] float64, time, qpos and qvel as LIBERO's files hold them."""
+        data = self._simulation.data
+        return np.concatenate([[data.time], data.qpos, data.qvel])
+
+
+def make_environments(config: EnvConfig, num_slots: int) -> list[LiberoEnvironment]:
+    """Makes slots that share one model and one renderer per task; they must be used one after the other."""
+    shared = {task_id: _load_shared(config, task_id) for task_id in config.task_ids}
+    return [LiberoEnvironment(config, shared) for _ in range(num_slots)]
+
+
+def replay_frames(
+    config: EnvConfig, start: Start, actions: Sequence[np.ndarray] | np.ndarray, size: int = 256, every: int = 1
+) -> np.ndarray:
+    """Repeats an episode from its actions [T, 7] and returns frames [F, size, size, 3] uint8.
+
+    The first frame is the start, then one after every `every` steps, and the last step's.
+    """
+    environment = LiberoEnvironment(config, {start.task_id: _load_shared(config, start.task_id)})
+    environment.reset(start)
+    frames = [environment.render(size)]
+    for step, action in enumerate(actions, start=1):
+        environment.step_once(action)
+        if step % every == 0 or step == len(actions):
+            frames.append(environment.render(size))
+    return np.stack(frames)
+
