@@ -15,7 +15,7 @@ from vlarl.configs.training import (
 from vlarl.errors import unknown_name
 
 QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
-    "libero_goal": (8, 5),
+    "libero_goal": (1, 8),
     "libero_object": (0, 8),
     "libero_spatial": (0,),
 }

@@ -1,6 +1,8 @@
 """Cheap frames: one GL context per process, one renderer per model."""
 
 import os
+from importlib import import_module
+from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 # Software rendering of small frames is slower with threads than without.
@@ -14,7 +16,7 @@ from vlarl.errors import MissingSystemLibraryError  # noqa: E402
 CAMERA = "agentview"
 MAX_GEOMS = 2000
 
-_context: mujoco.GLContext | None = None
+_context: Any = None
 
 
 def _make_context_current() -> None:
@@ -27,7 +29,8 @@ def _make_context_current() -> None:
     if _context is not None:
         return
     try:
-        _context = mujoco.GLContext(64, 64)
+        # Not mujoco.GLContext: that is fixed when mujoco is imported, perhaps before the variable was set.
+        _context = import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(64, 64)
         _context.make_current()
     except Exception as error:
         raise MissingSystemLibraryError(
