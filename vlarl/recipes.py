@@ -64,6 +64,7 @@ def toy() -> TrainConfig:
             proprio_dim=2,
             action_dim=2,
             action_horizon=2,
+            num_bins=16,
         ),
         demonstrations=None,
         ppo=PPOConfig(
@@ -74,8 +75,9 @@ def toy() -> TrainConfig:
             update_epochs=2,
             critic_warmup_epochs=4,
             temperature=1.0,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             value_learning_rate=1e-3,
+            target_kl=0.1,
         ),
         evaluation=EvaluationConfig(validation_interval=10, validation_episodes_per_task=25),
     )

@@ -132,7 +132,10 @@ def test_spec_needs_no_model():
 
 
 def test_goals_are_read_from_bddl():
-    assert parse_goal("(:goal\n (And (On a_1 b_1) (In c_1 d_region)))") == (("on", "a_1", "b_1"), ("in", "c_1", "d_region"))
+    assert parse_goal("(:goal\n (And (On a_1 b_1) (In c_1 d_region)))") == (
+        ("on", "a_1", "b_1"),
+        ("in", "c_1", "d_region"),
+    )
     assert load_task("libero_goal", 1).goal == (("on", "akita_black_bowl_1", "flat_stove_1_cook_region"),)
 
 

@@ -97,3 +97,9 @@ def test_task_without_expert_is_refused_before_anything_is_built(tmp_path):
     config = EnvConfig(task_suite="libero_goal", task_ids=(8, 0))
     with pytest.raises(UserError, match=r"'open_the_middle_drawer_of_the_cabinet'.* Known: put_the_bowl_on_the_plate"):
         collect_demonstrations(config, DemonstrationConfig(), 0, tmp_path, lambda line: None)
+
+
+def test_more_demonstrations_than_starts_are_refused_before_anything_is_built(tmp_path):
+    config = EnvConfig(task_suite="libero_goal", task_ids=(8,))
+    with pytest.raises(UserError, match="episodes_per_task 201 is more than the 200 training starts"):
+        collect_demonstrations(config, DemonstrationConfig(episodes_per_task=201), 0, tmp_path, lambda line: None)

@@ -16,6 +16,7 @@ from vlarl.policies.checkpoint import load_policy
 from vlarl.recipes import quickstart
 from vlarl.reporting.progress import Console
 from vlarl.rollout.collector import Collector
+from vlarl.system import require_rendering
 from vlarl.training.run_folder import read_json
 
 
@@ -59,6 +60,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     config = _env_config(options)
     spec = make_spec(config)
     console = Console()
+    if spec.needs_rendering:
+        require_rendering()
     environment_module(config.name).prepare(config, console.line)
     with VectorEnv(config) as envs:
         total = options.episodes * len(config.task_ids)

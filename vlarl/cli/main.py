@@ -1,5 +1,6 @@
 """`vlarl COMMAND`: finds the command, and turns errors into messages and exit codes."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,9 @@ from importlib import import_module
 
 from vlarl import __version__
 from vlarl.errors import EXIT_INTERRUPTED, UserError, unknown_name
+
+# Threads that wait spin by default, and take the cores from the simulator's processes. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("vlarl.cli.quickstart", "the main job: demonstrations, SFT, PPO, evaluation, report"),

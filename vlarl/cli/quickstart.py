@@ -10,7 +10,7 @@ from vlarl.configs.training import TrainConfig
 from vlarl.recipes import quickstart
 from vlarl.reporting.progress import Console
 from vlarl.reporting.report import write_report
-from vlarl.system import check_disk, require_rendering
+from vlarl.system import check_disk
 from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder
 from vlarl.training.summary import write_summary
@@ -59,7 +59,6 @@ def run_quickstart(
     folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None
 ) -> tuple[dict[str, Any], Path]:
     """Doctor, demonstrations, SFT, evaluation, PPO, evaluation, report; returns the summary and the report's path."""
-    require_rendering()
     check_disk(folder.root, RUN_BYTES)
     with Run(folder, config, console, minutes) as run:
         run.collect_demonstrations()

@@ -1,9 +1,11 @@
 """Which tasks are sampled how often."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from vlarl.errors import UserError
+from vlarl.errors import UserError, unknown_name
+
+Strategy = Literal["frontier", "uniform", "failure", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +16,7 @@ class CurriculumConfig:
         UserError: if a value is impossible.
     """
 
-    strategy: Literal["frontier", "uniform", "failure", "paper"] = "frontier"
+    strategy: Strategy = "frontier"
     """frontier: p ~ s (1 - s), most at 50 % success; failure: p ~ (1 - s + 1e-9)^(1/T); paper: p ~ exp((1 - s)/T)."""
     temperature: float = 1.0
     """T of `failure` and `paper`; smaller is sharper."""
@@ -28,6 +30,8 @@ class CurriculumConfig:
     """`frontier` gives every task at least this share of its uniform probability."""
 
     def __post_init__(self) -> None:
+        if self.strategy not in get_args(Strategy):
+            raise unknown_name("curriculum.strategy", self.strategy, get_args(Strategy))
         for name in ("temperature", "prior_successes", "prior_failures"):
             if not getattr(self, name) > 0:
                 raise UserError(f"curriculum.{name} must be positive, got {getattr(self, name)}")

@@ -26,7 +26,7 @@ class MonitorConfig:
     solved_success: float = 0.9
     """Above this success rate a flat curve is no failure."""
     concentrated_share: float = 0.8
-    """Sampling is concentrated when one of several tasks gets at least this share."""
+    """Sampling is concentrated when the more sampled half of the tasks gets at least this share (of two, one task)."""
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.flat_iterations < 2 * self.window:

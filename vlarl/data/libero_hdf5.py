@@ -76,7 +76,8 @@ def write_demonstrations(path: Path, demonstrations: Sequence[Demonstration], ta
         task: the task.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    # The same name each time: what a killed process left behind is written over.
+    scratch = path.with_suffix(".tmp")
     try:
         with h5py.File(scratch, "w") as file:
             data = file.create_group("data")

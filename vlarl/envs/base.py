@@ -39,6 +39,8 @@ class EnvSpec:
     """task_id -> the protocol's limit, env steps (config.max_episode_steps overrides it in training)."""
     num_starts: Mapping[Split, int]
     """Start states per task in each split."""
+    needs_rendering: bool = False
+    """True if frames come from OpenGL, which needs system libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)

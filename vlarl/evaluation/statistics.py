@@ -1,9 +1,7 @@
 """Intervals and tests for success counts."""
 
 import numpy as np
-from scipy.stats import binomtest, norm
-
-Z95 = float(norm.ppf(0.975))
+from scipy.stats import binomtest
 
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:

@@ -105,21 +105,28 @@ def collect_demonstrations(
         task id as text -> `TaskSummary` as a dict, JSON-able.
 
     Raises:
-        UserError: a task without an expert, an expert that fails too often, or a worker that was killed.
+        UserError: a task without an expert, more demonstrations than starts, an expert that fails too often, or a
+            worker that was killed.
     """
     if config.name != "libero":
         raise UserError(f"scripted experts exist for the environment 'libero' only, not for {config.name!r}")
     for task_id in config.task_ids:
         require_expert(load_task(config.task_suite, task_id))
-    environment_module(config.name).prepare(config, progress)
     spec = make_spec(config)
+    num_starts = spec.num_starts["train"]
+    if demonstrations.episodes_per_task > num_starts:
+        raise UserError(
+            f"demonstrations.episodes_per_task {demonstrations.episodes_per_task} is more than the {num_starts} training"
+            " starts of a task: each start serves one demonstration"
+        )
+    environment_module(config.name).prepare(config, progress)
     job = CollectionJob(
         config=config,
         demonstrations=demonstrations,
         seed=seed,
         folder=folder,
         max_steps={task_id: config.max_episode_steps or spec.max_episode_steps[task_id] for task_id in config.task_ids},
-        num_starts=spec.num_starts["train"],
+        num_starts=num_starts,
     )
     count = min(config.num_workers, len(config.task_ids))
     jobs = [replace(job, config=replace(config, task_ids=config.task_ids[rank::count])) for rank in range(count)]
@@ -180,7 +187,17 @@ def _work(connection: Connection, job: CollectionJob, environment: Mapping[str, 
 
 
 def collect_task(slot: DemonstrationSlot, task_id: int, job: CollectionJob, progress: Progress) -> TaskSummary:
-    """Collects and writes the demonstrations of one task."""
+    """Collects and writes the demonstrations of one task.
+
+    Args:
+        slot: any slot of the job's environment.
+        task_id: one of the job's tasks.
+        job: what to collect.
+        progress: called with a line per demonstration.
+
+    Raises:
+        UserError: too few of the attempts succeed.
+    """
     task = load_task(job.config.task_suite, task_id)
     wanted = job.demonstrations.episodes_per_task
     limit = min(MAX_ATTEMPTS_PER_DEMONSTRATION * wanted, job.num_starts)

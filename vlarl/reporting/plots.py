@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vlarl.evaluation.statistics import wilson_interval
 from vlarl.reporting.svg import Axis, IntervalPoint, Series, color, compact, legend, line_chart, nice_axis, percent_axis
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -17,7 +18,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One small multiple: metric, heading, what it is, and the largest axis range it may be trusted to need."""
+    """One small multiple: metric, heading, what it means, and whether it is a share (shown in percent)."""
 
     metric: str
     name: str
@@ -26,7 +27,7 @@ class Panel:
 
 
 HEALTH_PANELS = (
-    Panel(metric="losses/entropy", name="Entropy", meaning="nats per action token; a collapse ends exploration"),
+    Panel(metric="rollout/entropy", name="Entropy", meaning="nats per action token; a collapse ends exploration"),
     Panel(metric="losses/approx_kl", name="Approximate KL", meaning="policy change per iteration"),
     Panel(metric="losses/clipfrac", name="Clip fraction", meaning="ratios held back by the clip", rate=True),
     Panel(metric="losses/explained_variance", name="Explained variance", meaning="1 is a perfect value network"),
@@ -47,18 +48,8 @@ class Bar:
 
 
 def percent(rate: float) -> str:
-    """0.9333 -> "93.3 %" (with a no-break space)."""
-    return f"{100 * rate:.1f}{NBSP}%"
-
-
-def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion (Wilson 1927)."""
-    z = 1.959964
-    rate = successes / episodes
-    scale = 1 + z * z / episodes
-    middle = (rate + z * z / (2 * episodes)) / scale
-    half = z / scale * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    """0.9333 -> "93.3 %", 0.5 -> "50 %" (with a no-break space)."""
+    return f"{100 * rate:.1f}".removesuffix(".0") + f"{NBSP}%"
 
 
 def moving_average(values: Sequence[float | None], window: int) -> list[float | None]:
@@ -96,7 +87,7 @@ def learning_curve(rows: Rows, *, against: str, sft_sampled: float | None) -> Ma
         series,
         x=nice_axis(0.0, max(xs), num_ticks=5, tight=True, label=label),
         y=percent_axis(),
-        title=f"Success rate against {label}",
+        title=f"Success rate against {label}: {_first_to_last(success)}",
         height=320,
         points=_validation_points(rows, xs),
         shaded_until=_warmup_end(rows, xs),
@@ -114,7 +105,7 @@ def learning_curve_legend(rows: Rows) -> Markup:
     return legend(entries)
 
 
-def curriculum(rows: Rows, prefix: str, task_ids: Sequence[str]) -> Markup:
+def curriculum(rows: Rows, prefix: str, task_ids: Sequence[str], title: str) -> Markup:
     """One line per task of the rows' `prefix/<task_id>`, against env steps, 0 to 100 %."""
     xs = _x_values(rows, "env_steps")
     series = [
@@ -122,7 +113,7 @@ def curriculum(rows: Rows, prefix: str, task_ids: Sequence[str]) -> Markup:
         for i, task in enumerate(task_ids)
     ]
     x = nice_axis(0.0, max(xs), num_ticks=4, tight=True, label="env steps")
-    return line_chart(series, x=x, y=percent_axis(), title=prefix, height=220)
+    return line_chart(series, x=x, y=percent_axis(), title=title, height=220)
 
 
 def small_multiple(rows: Rows, panel: Panel) -> Markup:
@@ -132,7 +123,7 @@ def small_multiple(rows: Rows, panel: Panel) -> Markup:
         [Series(x=xs, y=ys, css="after medium", title=panel.name)],
         x=nice_axis(0.0, max(xs), num_ticks=3, tight=True),
         y=_value_axis(ys, rate=panel.rate),
-        title=f"{panel.name} against env steps",
+        title=f"{panel.name} against env steps: {_first_to_last(ys, panel)}",
         height=110,
         shaded_until=_warmup_end(rows, xs),
     )
@@ -161,28 +152,30 @@ def rate_bars(bars: Sequence[Bar]) -> Markup:
 
 
 def interval_strip(bars: Sequence[Bar]) -> Markup:
-    """All rates on one line from 0 to 100 %: a dot each, its 95 % interval as a band."""
-    ticks = "".join(
-        f'<text class="tick x" x="{q}%" y="40" style="text-anchor:{anchor}">{q}{NBSP}%</text>'
-        for q, anchor in ((0, "start"), (50, "middle"), (100, "end"))
+    """Rates on one scale from 0 to 100 %, one below the other: a dot each, its 95 % interval as a band."""
+    height, last = 20 * len(bars), 20 * len(bars) + 16
+    scale = "".join(
+        f'<line class="grid" x1="{q}%" x2="{q}%" y1="0" y2="{height}"/>'
+        f'<text class="tick" x="{q}%" y="{last}" style="text-anchor:{anchor}">{q}{NBSP}%</text>'
+        for q, anchor in ((0, "start"), (25, "middle"), (50, "middle"), (75, "middle"), (100, "end"))
     )
     marks = ""
-    for bar in bars:
+    for i, bar in enumerate(bars):
         low, high, middle = (f"{100 * value:.2f}%" for value in (*bar.ci95, bar.rate))
+        y = 20 * i + 10
         marks += (
             f'<g class="{bar.css}"><title>{escape(bar.name)}: {escape(bar.note)}</title>'
-            f'<line class="band" x1="{low}" x2="{high}" y1="14" y2="14"/><circle cx="{middle}" cy="14" r="5.5"/></g>'
+            f'<line class="band" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{middle}" cy="{y}" r="5.5"/></g>'
         )
-    label = ", ".join(f"{bar.name} {percent(bar.rate)}" for bar in bars)
+    label = "; ".join(f"{bar.name} {percent(bar.rate)}, {bar.note}" for bar in bars)
     return Markup(
-        f'<svg class="strip-line" role="img" aria-label="{escape(label)}" height="44">'
-        f'<line class="grid" x1="0" x2="100%" y1="14" y2="14"/>{marks}{ticks}</svg>'
+        f'<svg class="strip-line" role="img" aria-label="{escape(label)}" height="{last + 4}">{scale}{marks}</svg>'
     )
 
 
 def stacked_bar(parts: Sequence[tuple[str, float]], title: str) -> Markup:
     """One bar cut into (name, seconds), with a legend of duration and share."""
-    total = sum(seconds for _, seconds in parts)
+    total = sum(seconds for _, seconds in parts) or 1.0
     rectangles, items, left = "", "", 0.0
     for i, (name, seconds) in enumerate(parts):
         share = 100 * seconds / total
@@ -219,9 +212,17 @@ def column(rows: Rows, name: str) -> list[float | None]:
 def latest(rows: Rows, panel: Panel) -> str:
     """The metric's last value as text; a dash when it was never logged."""
     values = [value for value in column(rows, panel.metric) if value is not None]
-    if not values:
-        return "\N{EM DASH}"
-    return percent(values[-1]) if panel.rate else compact(values[-1])
+    return _text(values[-1], panel) if values else "\N{EN DASH}"
+
+
+def _text(value: float, panel: Panel | None) -> str:
+    return percent(value) if panel is None or panel.rate else compact(value)
+
+
+def _first_to_last(values: Sequence[float | None], panel: Panel | None = None) -> str:
+    """What a screen reader says of a line; without a panel the values are rates."""
+    present = [value for value in values if value is not None]
+    return f"from {_text(present[0], panel)} to {_text(present[-1], panel)}" if present else "no values"
 
 
 def _x_values(rows: Rows, against: str) -> list[float]:
@@ -248,7 +249,7 @@ def _validation_points(rows: Rows, xs: Sequence[float]) -> list[IntervalPoint]:
 
 
 def _warmup_end(rows: Rows, xs: Sequence[float]) -> float | None:
-    warmup = [x for x, row in zip(xs, rows, strict=True) if row.get("critic_warmup") or row.get("phase") == "warmup"]
+    warmup = [x for x, row in zip(xs, rows, strict=True) if row["critic_warmup"]]
     return max(warmup) if warmup else None
 
 

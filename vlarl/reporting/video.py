@@ -41,7 +41,7 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> Path:
         codec="libx264",
         macro_block_size=2,
         quality=None,
-        output_params=["-crf", "20", "-preset", "slow", "-movflags", "+faststart", "-threads", "1"],
+        output_params=["-crf", "26", "-preset", "slow", "-movflags", "+faststart", "-threads", "1"],
         ffmpeg_log_level="error",
     )
     writer.send(None)
@@ -58,6 +58,7 @@ def side_by_side(
     *,
     before_success: bool,
     after_success: bool,
+    start_index: int | None = None,
     before_label: str = "SFT",
     after_label: str = "SFT + RL",
     size: int = 256,
@@ -65,14 +66,15 @@ def side_by_side(
 ) -> np.ndarray:
     """Puts two episodes next to each other under a caption bar.
 
-    The shorter one rests on its last frame. The mark of success (tick) or failure (cross) appears when an episode
-    ends; both stay for the last `hold` frames.
+    The shorter one rests on its last frame. The outcome (a word and a mark) appears when an episode ends; both stay
+    for the last `hold` frames.
 
     Args:
         before: [F, H, W, 3] uint8, RGB.
         after: [G, H, W, 3] uint8, RGB.
         before_success: outcome of `before`.
         after_success: outcome of `after`.
+        start_index: index of the start state, written behind both labels.
         before_label: caption of `before`.
         after_label: caption of `after`.
         size: side in pixels of each square picture.
@@ -87,6 +89,8 @@ def side_by_side(
     panels = ((before, before_label, before_success, 0), (after, after_label, after_success, size + GAP))
     for frames, label, success, left in panels:
         resized = np.stack([_resize(frame, size) for frame in frames])
+        if start_index is not None:
+            label = f"{label}   start {start_index}"
         running, ended = _caption(label, None, size), _caption(label, success, size)
         columns = slice(left, left + size)
         canvas[: len(frames), CAPTION_HEIGHT:, columns] = resized
@@ -107,7 +111,10 @@ def _caption(label: str, success: bool | None, width: int) -> np.ndarray:
     draw.text((20, CAPTION_HEIGHT), label, fill=TEXT, font=ImageFont.load_default(30), anchor="lm")
     if success is not None:
         x, y = 2 * width - 36, CAPTION_HEIGHT
-        draw.ellipse((x - 22, y - 22, x + 22, y + 22), fill=SUCCESS if success else FAILURE)
+        color = SUCCESS if success else FAILURE
+        word = "success" if success else "failure"
+        draw.text((x - 36, y), word, fill=color, font=ImageFont.load_default(28), anchor="rm")
+        draw.ellipse((x - 22, y - 22, x + 22, y + 22), fill=color)
         strokes = [[(-10, 1), (-3, 8), (10, -8)]] if success else [[(-8, -8), (8, 8)], [(-8, 8), (8, -8)]]
         for stroke in strokes:
             draw.line([(x + dx, y + dy) for dx, dy in stroke], fill=BACKGROUND, width=6, joint="curve")

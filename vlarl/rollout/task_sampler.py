@@ -71,11 +71,14 @@ def compute_probabilities(success: np.ndarray, config: CurriculumConfig) -> np.n
     """Sampling probabilities [tasks] for success estimates [tasks]."""
     count = len(success)
     if config.strategy == "frontier":
-        weights = success * (1 - success)
+        # With every task at 0 or 1 there is no frontier: all alike instead of 0 / 0.
+        weights = np.maximum(success * (1 - success), np.finfo(float).tiny)
         floor = config.min_share / count
         return floor + (1 - config.min_share) * weights / weights.sum()
     if config.strategy == "failure":
-        weights = (1 - success + 1e-9) ** (1 / config.temperature)
+        failure = 1 - success + 1e-9
+        # Relative to the largest, so that a small temperature does not underflow all of them.
+        weights = (failure / failure.max()) ** (1 / config.temperature)
     elif config.strategy == "paper":
         weights = np.exp((1 - success - (1 - success).max()) / config.temperature)
     else:

@@ -47,16 +47,18 @@ class Monitor:
         return [row for row in history if not row["critic_warmup"]]
 
     def _ends(self, rows: Sequence[Row], name: str) -> tuple[float, float] | None:
-        """Means of `name` over the first and the last window, or None when they would overlap."""
+        """Means of `name` over the first and the last window, or None when they would overlap or are not finite."""
         window = self._config.window
         if len(rows) < 2 * window:
             return None
         values = [row[name] for row in rows]
+        if not all(_is_finite(value) for value in values[:window] + values[-window:]):
+            return None
         return float(np.mean(values[:window])), float(np.mean(values[-window:]))
 
     def _non_finite(self, history: Sequence[Row]) -> MonitorWarning | None:
         row = history[-1]
-        bad = [k for k, v in row.items() if v is None or (isinstance(v, float) and not math.isfinite(v))]
+        bad = [name for name, value in row.items() if not _is_finite(value)]
         if not bad:
             return None
         return MonitorWarning(
@@ -93,10 +95,13 @@ class Monitor:
         rows = self._ppo_rows(history)[-config.flat_iterations :]
         if len(rows) < config.flat_iterations:
             return None
-        shares = {k: v for k, v in rows[-1].items() if k.startswith("curriculum/probability/")}
-        task, share = max(shares.items(), key=lambda item: item[1])
+        prefix = "curriculum/probability/"
+        shares = {name.removeprefix(prefix): share for name, share in rows[-1].items() if name.startswith(prefix)}
         success, reward = (self._ends(rows, name) for name in ("charts/success_rate", "charts/reward"))
-        if success is None or reward is None or len(shares) < 2 or share < config.concentrated_share:
+        # An odd task out counts to the less sampled half; a single task is never concentrated.
+        ranked = sorted(shares, key=lambda task: shares[task], reverse=True)[: len(shares) // 2]
+        share = sum(shares[task] for task in ranked)
+        if success is None or reward is None or share < config.concentrated_share:
             return None
         flat = all(abs(b - a) < config.flat_change for a, b in (success, reward))
         if not flat or success[1] >= config.solved_success:
@@ -105,8 +110,13 @@ class Monitor:
             "flat_while_concentrated",
             history[-1]["iteration"],
             f"Over {len(rows)} iterations success stayed at {success[0]:.2f} -> {success[1]:.2f} and reward at"
-            f" {reward[0]:.2f} -> {reward[1]:.2f}, while task {task.rpartition('/')[2]} gets {share:.0%} of the"
-            " trajectories.",
-            "That task teaches nothing at this success rate: use curriculum.strategy frontier with a larger"
-            " curriculum.min_share, or more demonstrations of it.",
+            f" {reward[0]:.2f} -> {reward[1]:.2f}, while task {' and '.join(ranked)} got"
+            f" {share:.0%} of the trajectories.",
+            "The tasks that are sampled teach nothing: use curriculum.strategy uniform, or frontier with a larger"
+            " curriculum.min_share, or collect more demonstrations of them.",
         )
+
+
+def _is_finite(value: float | int | str | None) -> bool:
+    # Rows read back from metrics.jsonl hold null where a number was not finite.
+    return value is not None and (isinstance(value, str) or math.isfinite(value))

@@ -21,7 +21,7 @@ from vlarl.reporting.progress import Console, ConsoleTrainingProgress
 from vlarl.reporting.sinks import JsonlSink, make_sinks, read_jsonl
 from vlarl.reporting.video import side_by_side, write_mp4
 from vlarl.rollout.collector import Collector, ObservationTransform
-from vlarl.system import PeakMemory
+from vlarl.system import PeakMemory, require_rendering
 from vlarl.training.build import make_checked_spec, make_generator, make_policy, make_trainer
 from vlarl.training.checkpoint import POLICY, CheckpointStore
 from vlarl.training.run_folder import RunFolder, read_json, write_json
@@ -89,6 +89,8 @@ class Run:
     def prepare(self) -> None:
         """Builds what the environments cache (models, start states)."""
         with self.phase("environments"):
+            if self.spec.needs_rendering:
+                require_rendering()
             environment_module(self.config.env.name).prepare(self.config.env, self.console.line)
 
     def collect_demonstrations(self) -> None:

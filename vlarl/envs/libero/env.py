@@ -38,6 +38,7 @@ def make_spec(config: EnvConfig) -> EnvSpec:
         instructions={task_id: task.instruction for task_id, task in tasks.items()},
         max_episode_steps=dict.fromkeys(tasks, STEP_LIMITS[config.task_suite]),
         num_starts=NUM_STARTS,
+        needs_rendering=True,
     )
 
 
@@ -121,7 +122,9 @@ class LiberoEnvironment:
             self._simulations[start.task_id] = Simulation(self._current.files, self._current.scene)
         self._simulation = self._simulations[start.task_id]
         prefix = f"{start.split}/"
-        fields = {k.removeprefix(prefix): v[start.index] for k, v in self._current.starts.items() if k.startswith(prefix)}
+        fields = {
+            k.removeprefix(prefix): v[start.index] for k, v in self._current.starts.items() if k.startswith(prefix)
+        }
         self._simulation.restore(fields)
         protocol = STEP_LIMITS[self._config.task_suite]
         training = self._config.max_episode_steps if start.split == "train" else None
@@ -231,4 +234,3 @@ def replay_frames(
         if step % every == 0 or step == len(actions):
             frames.append(environment.render(size))
     return np.stack(frames)
-

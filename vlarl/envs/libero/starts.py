@@ -50,9 +50,7 @@ def _fixture_poses(upstream: Any, simulation: Simulation) -> tuple[np.ndarray, n
     return model.body_pos[bodies].copy(), model.body_quat[bodies].copy()
 
 
-def _settle(
-    simulation: Simulation, state: np.ndarray, poses: tuple[np.ndarray, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _settle(simulation: Simulation, state: np.ndarray, poses: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
     """Rests from a raw state as the evaluation protocol does; returns the snapshot."""
     model, data = simulation.model, simulation.data
     mujoco.mj_resetData(model, data)

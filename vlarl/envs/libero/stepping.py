@@ -97,7 +97,16 @@ def _rotate(axis_angle, rotation):  # noqa: ANN001, ANN202 - compiled
 
 @numba.njit(cache=True, nogil=True)
 def _torques(  # noqa: ANN202
-    goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, bias  # noqa: ANN001
+    goal_pos,
+    goal_ori,
+    pos,
+    rot,
+    jac,
+    mass,
+    joints,
+    velocities,
+    default_joints,
+    bias,  # noqa: ANN001
 ):
     inverse = np.linalg.inv(mass)
     jac_pos, jac_rot = np.ascontiguousarray(jac[:3]), np.ascontiguousarray(jac[3:])
@@ -116,10 +125,31 @@ def _torques(  # noqa: ANN202
 
 @numba.njit(cache=True, nogil=True)
 def _env_step(  # noqa: ANN202, PLR0913
-    model, data, qm, site,  # noqa: ANN001
-    qpos, qvel, ctrl, bias, site_xpos, site_xmat,  # noqa: ANN001
-    qpos_index, dof_index, ctrl_range, action, goal_ori, gripper, full_mass, jac_pos, jac_rot,  # noqa: ANN001
-    stale_pos, stale_rot, stale_jac, stale_mass, default_joints, is_stale,  # noqa: ANN001
+    model,
+    data,
+    qm,
+    site,  # noqa: ANN001
+    qpos,
+    qvel,
+    ctrl,
+    bias,
+    site_xpos,
+    site_xmat,  # noqa: ANN001
+    qpos_index,
+    dof_index,
+    ctrl_range,
+    action,
+    goal_ori,
+    gripper,
+    full_mass,
+    jac_pos,
+    jac_rot,  # noqa: ANN001
+    stale_pos,
+    stale_rot,
+    stale_jac,
+    stale_mass,
+    default_joints,
+    is_stale,  # noqa: ANN001
 ):
     """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
     joints, velocities, arm_bias = np.empty(ARM_DOF), np.empty(ARM_DOF), np.empty(ARM_DOF)

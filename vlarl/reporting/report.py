@@ -1,0 +1,329 @@
+"""report.html: a run folder's figures, charts and videos as one self-contained page."""
+
+import base64
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from vlarl.errors import UserError
+from vlarl.evaluation.statistics import wilson_interval
+from vlarl.reporting import plots
+from vlarl.reporting.plots import NBSP, Bar, percent
+from vlarl.reporting.run_card import run_card
+from vlarl.reporting.sinks import read_jsonl
+from vlarl.reporting.svg import color, compact, legend
+
+SIGNIFICANT = 0.05
+"""McNemar's p below which the headline speaks of a change."""
+STAGES = (("sft", "SFT", "before"), ("rl", "SFT + RL", "after"))
+PROBES = (
+    ("normal", "normal", "after"),
+    ("swapped_instruction", "another task's instruction", "before"),
+    ("blank_images", "blank camera image", "before"),
+)
+PHASE_NAMES = {
+    "environments": "preparing environments",
+    "demonstrations": "demonstrations",
+    "sft": "SFT",
+    "evaluate_sft": "evaluation of SFT",
+    "train_start": "starting training",
+    "train": "PPO with validation",
+    "evaluate_rl": "evaluation of RL",
+    "probes": "probes",
+    "videos": "videos",
+    "report": "report",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """What a run folder holds for the report; empty where a file is missing."""
+
+    name: str
+    summary: Mapping[str, Any]
+    config: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    """metrics.jsonl: one per iteration."""
+    sft_rows: Sequence[Mapping[str, Any]]
+    videos: Sequence[Mapping[str, Any]]
+    """videos/index.json, each entry with `data`, the file in base64."""
+
+    @property
+    def task_ids(self) -> list[str]:
+        """Task ids as the summary and the metrics write them."""
+        tasks = self.summary.get("task_ids") or self.config.get("env", {}).get("task_ids", [])
+        return [str(task) for task in sorted(tasks)]
+
+    def instruction(self, task_id: str) -> str:
+        """The task's instruction, or its number."""
+        return self.summary.get("instructions", {}).get(task_id, f"task {task_id}")
+
+
+def write_report(folder: Path) -> Path:
+    """Writes folder/report.html from the run's files, atomically, and returns its path.
+
+    A file that is missing leaves out its section: a run in progress has a report too.
+
+    Raises:
+        UserError: the folder holds no run, or a file in it is damaged.
+    """
+    page = render(load_run_files(folder))
+    path = folder / "report.html"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def load_run_files(folder: Path) -> RunFiles:
+    """Reads what the report shows.
+
+    Raises:
+        UserError: the folder holds no run, or a file in it is damaged.
+    """
+    metrics, sft_metrics, index = folder / "metrics.jsonl", folder / "sft_metrics.jsonl", folder / "videos/index.json"
+    summary, config = _read_json(folder / "summary.json"), _read_json(folder / "config.json")
+    if not summary and not config:
+        raise UserError(f"{folder} holds no run: make one with `vlarl quickstart --output {folder}`")
+    return RunFiles(
+        name=folder.resolve().name,
+        summary=summary,
+        config=config,
+        rows=read_jsonl(metrics) if metrics.is_file() else [],
+        sft_rows=read_jsonl(sft_metrics) if sft_metrics.is_file() else [],
+        videos=[entry | {"data": _base64(folder / "videos" / entry["file"])} for entry in _read_json(index, [])],
+    )
+
+
+def render(files: RunFiles) -> str:
+    """Returns the page as HTML."""
+    here = Path(__file__).parent
+    # Without the loader's auto-escaping a task's instruction could break the page.
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = percent
+    return environment.get_template("template.html.j2").render(
+        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+        title=f"vlarl: {files.name}",
+        headline=headline(files),
+        subtitle=_subtitle(files),
+        truncated=files.summary.get("truncated_by_time", False),
+        modes=_modes(files.summary),
+        facts=_facts(files),
+        videos=[_video(entry) for entry in files.videos],
+        learning=_learning(files),
+        tasks=_tasks(files),
+        curriculum=_curriculum(files),
+        health=_health(files),
+        probes=_probes(files.summary),
+        warnings=files.summary.get("warnings"),
+        sft=_sft(files),
+        times=_times(files),
+        card=run_card(files.summary, files.config),
+    )
+
+
+def headline(files: RunFiles) -> str:
+    """The result in one sentence; "raised" and "lowered" only where the paired test supports it."""
+    summary = files.summary
+    if "lift" in summary:
+        before, after = (percent(summary[stage]["success_rate"]) for stage in ("sft", "rl"))
+        lift = summary["lift"]["greedy"]
+        if lift["p_value"] >= SIGNIFICANT:
+            return f"No clear change by reinforcement learning: {before} before, {after} after"
+        verb = "raised" if lift["points"] > 0 else "lowered"
+        return f"Reinforcement learning {verb} success from {before} to {after}"
+    for key, name, _ in STAGES:
+        if key in summary:
+            return f"{name} succeeds in {percent(summary[key]['success_rate'])} of episodes"
+    if files.rows:
+        first, last = (percent(files.rows[i]["charts/success_rate"]) for i in (0, -1))
+        return f"Success in training: {first} at first, {last} now"
+    return "A run that has not been evaluated yet"
+
+
+def p_text(p: float) -> str:
+    """0.0312 -> "p = 0.031", 3.1e-9 -> "p = 3·10⁻⁹"."""
+    if p >= 0.001:
+        return f"p = {p:.3f}"
+    mantissa, exponent = f"{p:.0e}".split("e")
+    superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"p = {mantissa}·10{superscript}"
+
+
+def _subtitle(files: RunFiles) -> str:
+    config = files.config
+    suite = files.summary.get("task_suite") or config.get("env", {}).get("task_suite", "")
+    tasks = files.task_ids
+    parts = [suite, f"task{'s' if len(tasks) > 1 else ''} {', '.join(tasks)}" if tasks else ""]
+    seed = files.summary.get("seed", config.get("seed"))
+    parts += [f"recipe {files.summary.get('recipe') or config.get('recipe')}", f"seed {seed}"]
+    return " · ".join(part for part in parts if part)
+
+
+def _modes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Greedy and sampled success of the evaluated stages."""
+    stages = [(name, css, summary[key]) for key, name, css in STAGES if key in summary]
+    if not stages:
+        return []
+    meanings = {"greedy": "the likeliest token at every step", "sampled": "tokens drawn as in training"}
+    modes = []
+    for mode, meaning in meanings.items():
+        bars = [_bar(name, css, stage if mode == "greedy" else stage["sampled"]) for name, css, stage in stages]
+        lift = summary.get("lift", {}).get(mode)
+        modes.append(
+            {
+                "name": mode.capitalize(),
+                "meaning": meaning,
+                "bars": bars,
+                "strip": plots.interval_strip(bars),
+                "lift": lift and _lift_text(lift),
+            }
+        )
+    return modes
+
+
+def _lift_text(lift: Mapping[str, Any]) -> dict[str, str]:
+    low, high = (f"{value:+.0f}" for value in lift["ci95"])
+    return {"points": f"{lift['points']:+.0f} points", "note": f"95{NBSP}% {low} to {high}, {p_text(lift['p_value'])}"}
+
+
+def _bar(name: str, css: str, rate: Mapping[str, Any]) -> Bar:
+    low, high = rate["ci95"]
+    note = f"{rate['successes']} of {rate['episodes']}, 95{NBSP}% {percent(low)} to {percent(high)}"
+    return Bar(name=name, css=css, rate=rate["success_rate"], ci95=(low, high), note=note)
+
+
+def _facts(files: RunFiles) -> list[tuple[str, str]]:
+    """Tiles below the result: (value, what it is)."""
+    summary, facts = files.summary, []
+    if "sft" in summary and "rl" in summary:
+        before, after = (f"{summary[key]['mean_episode_steps']:.0f}" for key in ("sft", "rl"))
+        facts.append((f"{before} → {after}", "env steps per greedy episode"))
+    if files.rows:
+        facts.append((compact(files.rows[-1]["env_steps"]), "env steps of training"))
+    if "env_steps_per_second" in summary:
+        facts.append((f"{summary['env_steps_per_second']:,.0f}", "env steps per second of rollout"))
+    if "wall_seconds" in summary:
+        facts.append((plots.duration(summary["wall_seconds"]["total"]), "from start to report"))
+    if "peak_rss_bytes" in summary:
+        facts.append((f"{summary['peak_rss_bytes'] / 2**30:.1f}{NBSP}GiB", "memory of all processes, at most"))
+    return facts
+
+
+def _video(entry: Mapping[str, Any]) -> dict[str, Any]:
+    words = {key: "success" if entry[f"{key}_success"] else "failure" for key in ("before", "after")}
+    label = f"{entry['instruction']}, start {entry['start_index']}: SFT {words['before']}, SFT + RL {words['after']}"
+    return {**entry, **words, "label": label}
+
+
+def _learning(files: RunFiles) -> dict[str, Any] | None:
+    if not files.rows:
+        return None
+    sampled = files.summary["sft"]["sampled"]["success_rate"] if "sft" in files.summary else None
+    charts = [plots.learning_curve(files.rows, against=x, sft_sampled=sampled) for x in ("env_steps", "time")]
+    return {"charts": charts, "legend": plots.learning_curve_legend(files.rows)}
+
+
+def _tasks(files: RunFiles) -> list[dict[str, Any]]:
+    summary, cards = files.summary, []
+    for task in files.task_ids:
+        groups = []
+        for mode in ("greedy", "sampled"):
+            stages = [(name, css, summary[key]) for key, name, css in STAGES if key in summary]
+            rates = [(n, c, (s if mode == "greedy" else s["sampled"])["per_task"].get(task)) for n, c, s in stages]
+            groups.append((mode, plots.rate_bars([_bar(n, c, rate) for n, c, rate in rates if rate])))
+        if any(bars for _, bars in groups):
+            cards.append({"id": task, "instruction": files.instruction(task), "groups": groups})
+    return cards
+
+
+def _curriculum(files: RunFiles) -> dict[str, Any] | None:
+    tasks = [task for task in files.task_ids if files.rows and f"curriculum/probability/{task}" in files.rows[-1]]
+    if len(tasks) < 2:
+        return None
+    charts = [
+        (title, plots.curriculum(files.rows, f"curriculum/{key}", tasks, title))
+        for key, title in (("probability", "Probability of being sampled"), ("success", "Estimated success"))
+    ]
+    names = legend([(color(i), f"{task}: {files.instruction(task)}") for i, task in enumerate(tasks)])
+    return {"charts": charts, "legend": names}
+
+
+def _health(files: RunFiles) -> list[dict[str, Any]]:
+    if not files.rows:
+        return []
+    return [
+        {
+            "name": panel.name,
+            "meaning": panel.meaning,
+            "latest": plots.latest(files.rows, panel),
+            "chart": plots.small_multiple(files.rows, panel),
+        }
+        for panel in plots.HEALTH_PANELS
+    ]
+
+
+def _probes(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    rates = summary.get("probes", {}).get("greedy", {})
+    if not rates:
+        return None
+    present = [(key, name, css) for key, name, css in PROBES if key in rates]
+    normal = rates["normal"]["success_rate"]
+    drops = [(name, f"{100 * (rates[key]['success_rate'] - normal):+.0f} points") for key, name, _ in present[1:]]
+    return {"bars": plots.rate_bars([_bar(name, css, rates[key]) for key, name, css in present]), "drops": drops}
+
+
+def _sft(files: RunFiles) -> dict[str, Any] | None:
+    bars = []
+    for task, counts in files.summary.get("demonstrations", {}).items():
+        successes, attempts = counts["successes"], counts["attempts"]
+        rate = {"successes": successes, "episodes": attempts, "success_rate": successes / attempts}
+        bars.append(_bar(files.instruction(task), "c2", rate | {"ci95": wilson_interval(successes, attempts)}))
+    if not bars and not files.sft_rows:
+        return None
+    return {
+        "experts": plots.rate_bars(bars),
+        "curve": plots.sft_curve(files.sft_rows) if files.sft_rows else "",
+        "legend": legend([("before", "training loss"), ("c1", "validation loss")]),
+    }
+
+
+def _times(files: RunFiles) -> list[tuple[str, Markup]]:
+    bars = []
+    phases = {key: value for key, value in files.summary.get("wall_seconds", {}).items() if key != "total"}
+    if phases:
+        total = sum(phases.values())
+        shown = {key: value for key, value in phases.items() if value >= 0.01 * total}
+        parts = [(PHASE_NAMES.get(key, key), value) for key, value in shown.items()]
+        other = total - sum(shown.values())
+        bars.append(
+            ("The whole run", plots.stacked_bar([*parts, ("other", other)] if other else parts, "time per phase"))
+        )
+    if files.rows:
+        names = {"rollout": "rollout", "learn": "learning", "rest": "rest"}
+        parts = [(name, sum(row[f"time/{key}"] for row in files.rows)) for key, name in names.items()]
+        bars.append(("The training loop, validation left out", plots.stacked_bar(parts, "time in the training loop")))
+    return bars
+
+
+def _read_json(path: Path, missing: Any = None) -> Any:  # noqa: ANN401 - any JSON value
+    if not path.is_file():
+        return {} if missing is None else missing
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run the same command again") from None
+
+
+def _base64(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: delete {path.parent} and run the same command again")
+    return base64.b64encode(path.read_bytes()).decode()
