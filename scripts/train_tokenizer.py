@@ -25,6 +25,5 @@ if __name__ == "__main__":
     path = Path(__file__).parent.parent / "vlarl" / "policies" / "tokenizer.json"
     tokenizer.save(str(path))
     lengths = [1 + len(tokenizer.encode(s).ids) for s in libero_instructions()]
-    print(
-        f"{path}: {tokenizer.get_vocab_size()} tokens; {len(lengths)} instructions of {min(lengths)} to {max(lengths)} tokens"
-    )
+    counts = f"{len(lengths)} instructions of {min(lengths)} to {max(lengths)} tokens"
+    print(f"{path}: {tokenizer.get_vocab_size()} tokens; {counts}")

@@ -114,10 +114,11 @@ def collect_demonstrations(
         require_expert(load_task(config.task_suite, task_id))
     spec = make_spec(config)
     num_starts = spec.num_starts["train"]
-    if demonstrations.episodes_per_task > num_starts:
+    wanted = demonstrations.episodes_per_task
+    if wanted > num_starts:
         raise UserError(
-            f"demonstrations.episodes_per_task {demonstrations.episodes_per_task} is more than the {num_starts} training"
-            " starts of a task: each start serves one demonstration"
+            f"demonstrations.episodes_per_task {wanted} is more than the {num_starts} training starts of a task:"
+            " each start serves one demonstration"
         )
     environment_module(config.name).prepare(config, progress)
     job = CollectionJob(

@@ -193,11 +193,8 @@ def build(task: LiberoTask, files: TaskFiles, seed: int) -> None:
 def _fixture_bodies(env: Any) -> list[int]:  # noqa: ANN401 - libero's domain
     """Bodies whose pose a reset draws into the model."""
     model = env.sim.model
-    return sorted(
-        model.body_name2id(fixture.root_body)
-        for fixture in env.fixtures_dict.values()
-        if hasattr(fixture, "root_body") and fixture.root_body in model.body_names
-    )
+    roots = {getattr(fixture, "root_body", None) for fixture in env.fixtures_dict.values()}
+    return sorted(model.body_name2id(name) for name in roots & set(model.body_names))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from vlarl.types import Start
 
 ACTION_DIM = 7
 PROPRIO_DIM = 12
-"""Grip site position 3 (metres), first two columns of its rotation matrix 6, finger joints 2 (metres), gripper command."""
+"""Grip site position 3 (metres), first two columns of its rotation 6, finger joints 2 (metres), gripper command 1."""
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:

@@ -77,6 +77,5 @@ def _in_contact(one: int, other: int, model: mujoco.MjModel, data: mujoco.MjData
     if data.ncon == 0:
         return False
     roots = model.body_rootid[model.geom_bodyid[data.contact.geom[: data.ncon]]]
-    return bool(
-        (((roots[:, 0] == one) & (roots[:, 1] == other)) | ((roots[:, 0] == other) & (roots[:, 1] == one))).any()
-    )
+    roots = np.sort(roots, axis=1)
+    return bool((roots == sorted((one, other))).all(axis=1).any())
