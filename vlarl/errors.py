@@ -8,7 +8,7 @@ EXIT_MISSING_SYSTEM_LIBRARY = 3
 EXIT_INTERRUPTED = 130
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Bad input: the message names the bad value and the fix. The command line prints it without a traceback."""
 
     exit_code = EXIT_USER_ERROR
@@ -32,3 +32,11 @@ def unknown_name(kind: str, name: object, known: Iterable[object]) -> UserError:
     nearest = get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return UserError(f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(names)}")
+
+
+def check_names(kind: str, names: Iterable[object], known: Iterable[object]) -> None:
+    """Raises unknown_name for the first of `names` that is not known."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise unknown_name(kind, name, known)

@@ -70,7 +70,7 @@ def summary() -> dict:
                 "code": "entropy_collapsing",
                 "iteration": 20,
                 "message": "Entropy per token fell from 1.912 to 0.604 nats.",
-                "advice": "Exploration is ending: raise ppo.clip_ratio_high or ppo.entropy_coef, or raise ppo.temperature.",
+                "advice": "Exploration is ending: raise ppo.entropy_coef or ppo.temperature.",
             }
         ],
         "wall_seconds": {

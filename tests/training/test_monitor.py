@@ -130,7 +130,9 @@ def test_the_critic_warm_up_is_no_baseline():
 
 def test_a_warning_comes_once_and_again_after_it_cleared():
     history = make_history(
-        length=22, charts__success_rate=lambda i: 0.3, charts__episode_steps=lambda i: 200 if 6 <= i < 10 or i > 15 else 100
+        length=22,
+        charts__success_rate=lambda i: 0.3,
+        charts__episode_steps=lambda i: 200 if 6 <= i < 10 or i > 15 else 100,
     )
     assert codes(history) == [("episode_length_rising", 2 + 6), ("episode_length_rising", 2 + 16)]
 

@@ -204,14 +204,6 @@ class TrainConfig:
                 f"env.replan_steps {self.env.replan_steps} is larger than policy.action_horizon"
                 f" {self.policy.action_horizon}: the policy emits no more actions than that"
             )
-        limit = self.env.max_episode_steps
-        if limit is not None:
-            turns = -(-limit // self.env.replan_steps) * self.ppo.rollout_batch_size
-            if self.ppo.minibatch_size > turns:
-                raise UserError(
-                    f"ppo.minibatch_size {self.ppo.minibatch_size} is larger than the rollout can be:"
-                    f" {self.ppo.rollout_batch_size} trajectories of at most {limit} steps are {turns} turns"
-                )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, written as config.json beside the results."""

@@ -223,7 +223,7 @@ class VectorEnv:
             name=f"vlarl-env-{index}",
             daemon=True,
         )
-        with _without_main():
+        with without_main():
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -283,7 +283,7 @@ def _explain(exit_code: int | None) -> str:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Hides the caller's `__main__`, which multiprocessing would import again in the worker, and with it torch."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -21,7 +21,7 @@ from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
 from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
 from vlarl.envs.libero.tasks import LiberoTask, load_task
-from vlarl.envs.vector import _without_main
+from vlarl.envs.vector import without_main
 from vlarl.errors import UserError
 from vlarl.experts.pick_place import ManipulationTask, PrivilegedState, make_expert, require_expert
 from vlarl.types import Start
@@ -144,7 +144,7 @@ def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary
         for job in jobs:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
-            with _without_main():
+            with without_main():
                 process.start()
             theirs.close()
             stack.callback(process.join)

@@ -27,7 +27,7 @@ class Panel:
 
 
 HEALTH_PANELS = (
-    Panel(metric="rollout/entropy", name="Entropy", meaning="nats per action token; a collapse ends exploration"),
+    Panel(metric="rollout/entropy", name="Entropy", meaning="nats per action token"),
     Panel(metric="losses/approx_kl", name="Approximate KL", meaning="policy change per iteration"),
     Panel(metric="losses/clipfrac", name="Clip fraction", meaning="ratios held back by the clip", rate=True),
     Panel(metric="losses/explained_variance", name="Explained variance", meaning="1 is a perfect value network"),

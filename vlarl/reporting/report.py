@@ -1,22 +1,18 @@
 """report.html: a run folder's figures, charts and videos as one self-contained page."""
 
-import base64
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from vlarl.errors import UserError
 from vlarl.evaluation.statistics import wilson_interval
 from vlarl.reporting import plots
 from vlarl.reporting.plots import NBSP, Bar, percent
 from vlarl.reporting.run_card import run_card
-from vlarl.reporting.sinks import read_jsonl
+from vlarl.reporting.run_files import RunFiles, load_run_files
 from vlarl.reporting.svg import color, compact, legend
 
 SIGNIFICANT = 0.05
@@ -25,7 +21,7 @@ STAGES = (("sft", "SFT", "before"), ("rl", "SFT + RL", "after"))
 PROBES = (
     ("normal", "normal", "after"),
     ("swapped_instruction", "another task's instruction", "before"),
-    ("blank_images", "blank camera image", "before"),
+    ("blank_images", "a blank camera image", "before"),
 )
 PHASE_NAMES = {
     "environments": "preparing environments",
@@ -39,30 +35,6 @@ PHASE_NAMES = {
     "videos": "videos",
     "report": "report",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFiles:
-    """What a run folder holds for the report; empty where a file is missing."""
-
-    name: str
-    summary: Mapping[str, Any]
-    config: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
-    """metrics.jsonl: one per iteration."""
-    sft_rows: Sequence[Mapping[str, Any]]
-    videos: Sequence[Mapping[str, Any]]
-    """videos/index.json, each entry with `data`, the file in base64."""
-
-    @property
-    def task_ids(self) -> list[str]:
-        """Task ids as the summary and the metrics write them."""
-        tasks = self.summary.get("task_ids") or self.config.get("env", {}).get("task_ids", [])
-        return [str(task) for task in sorted(tasks)]
-
-    def instruction(self, task_id: str) -> str:
-        """The task's instruction, or its number."""
-        return self.summary.get("instructions", {}).get(task_id, f"task {task_id}")
 
 
 def write_report(folder: Path) -> Path:
@@ -79,26 +51,6 @@ def write_report(folder: Path) -> Path:
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
     return path
-
-
-def load_run_files(folder: Path) -> RunFiles:
-    """Reads what the report shows.
-
-    Raises:
-        UserError: the folder holds no run, or a file in it is damaged.
-    """
-    metrics, sft_metrics, index = folder / "metrics.jsonl", folder / "sft_metrics.jsonl", folder / "videos/index.json"
-    summary, config = _read_json(folder / "summary.json"), _read_json(folder / "config.json")
-    if not summary and not config:
-        raise UserError(f"{folder} holds no run: make one with `vlarl quickstart --output {folder}`")
-    return RunFiles(
-        name=folder.resolve().name,
-        summary=summary,
-        config=config,
-        rows=read_jsonl(metrics) if metrics.is_file() else [],
-        sft_rows=read_jsonl(sft_metrics) if sft_metrics.is_file() else [],
-        videos=[entry | {"data": _base64(folder / "videos" / entry["file"])} for entry in _read_json(index, [])],
-    )
 
 
 def render(files: RunFiles) -> str:
@@ -123,7 +75,7 @@ def render(files: RunFiles) -> str:
         curriculum=_curriculum(files),
         health=_health(files),
         probes=_probes(files.summary),
-        warnings=files.summary.get("warnings"),
+        warnings=files.summary.get("warnings", []),
         sft=_sft(files),
         times=_times(files),
         card=run_card(files.summary, files.config),
@@ -152,10 +104,10 @@ def headline(files: RunFiles) -> str:
 def p_text(p: float) -> str:
     """0.0312 -> "p = 0.031", 3.1e-9 -> "p = 3·10⁻⁹"."""
     if p >= 0.001:
-        return f"p = {p:.3f}"
+        return f"p{NBSP}={NBSP}{p:.3f}"
     mantissa, exponent = f"{p:.0e}".split("e")
     superscript = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"p = {mantissa}·10{superscript}"
+    return f"p{NBSP}={NBSP}{mantissa}·10{superscript}"
 
 
 def _subtitle(files: RunFiles) -> str:
@@ -191,8 +143,16 @@ def _modes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _lift_text(lift: Mapping[str, Any]) -> dict[str, str]:
-    low, high = (f"{value:+.0f}" for value in lift["ci95"])
-    return {"points": f"{lift['points']:+.0f} points", "note": f"95{NBSP}% {low} to {high}, {p_text(lift['p_value'])}"}
+    low, high = (_signed(value) for value in lift["ci95"])
+    return {"points": _points(lift["points"]), "note": f"95{NBSP}% {low} to {high}, {p_text(lift['p_value'])}"}
+
+
+def _points(value: float) -> str:
+    return f"{_signed(value)}{NBSP}points"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.0f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _bar(name: str, css: str, rate: Mapping[str, Any]) -> Bar:
@@ -277,7 +237,7 @@ def _probes(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     present = [(key, name, css) for key, name, css in PROBES if key in rates]
     normal = rates["normal"]["success_rate"]
-    drops = [(name, f"{100 * (rates[key]['success_rate'] - normal):+.0f} points") for key, name, _ in present[1:]]
+    drops = [(name, _points(100 * (rates[key]["success_rate"] - normal))) for key, name, _ in present[1:]]
     return {"bars": plots.rate_bars([_bar(name, css, rates[key]) for key, name, css in present]), "drops": drops}
 
 
@@ -312,18 +272,3 @@ def _times(files: RunFiles) -> list[tuple[str, Markup]]:
         parts = [(name, sum(row[f"time/{key}"] for row in files.rows)) for key, name in names.items()]
         bars.append(("The training loop, validation left out", plots.stacked_bar(parts, "time in the training loop")))
     return bars
-
-
-def _read_json(path: Path, missing: Any = None) -> Any:  # noqa: ANN401 - any JSON value
-    if not path.is_file():
-        return {} if missing is None else missing
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run the same command again") from None
-
-
-def _base64(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: delete {path.parent} and run the same command again")
-    return base64.b64encode(path.read_bytes()).decode()

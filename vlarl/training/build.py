@@ -9,13 +9,13 @@ import torch
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec, make_spec
 from vlarl.envs.vector import VectorEnv
-from vlarl.errors import UserError
+from vlarl.errors import UserError, check_names
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.text import encode_instructions
 from vlarl.policies.value import ValueNetwork
 from vlarl.policies.vla import VLAPolicy
-from vlarl.reporting.sinks import MetricsSink
-from vlarl.rewards.base import make_reward_fn
+from vlarl.reporting.sinks import SINKS, MetricsSink
+from vlarl.rewards.base import REWARDS, make_reward_fn
 from vlarl.rollout.collector import Collector
 from vlarl.rollout.task_sampler import TaskSampler
 from vlarl.training.checkpoint import CheckpointStore
@@ -28,15 +28,24 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
     """Returns the environment's spec after checking that policy and environment fit.
 
     Raises:
-        UserError: an unknown suite or task, an instruction that is too long, or sizes that differ.
+        UserError: an unknown suite, task, reward or sink, an instruction that is too long, or impossible sizes.
     """
     spec = make_spec(config.env)
+    check_names("reward", [config.reward], REWARDS)
+    check_names("metrics sink", config.sinks, SINKS)
     for name in ("action_dim", "proprio_dim"):
         if getattr(spec, name) != getattr(config.policy, name):
             raise UserError(
                 f"policy.{name} is {getattr(config.policy, name)}, the environment {config.env.name!r} has"
                 f" {getattr(spec, name)}"
             )
+    limit = config.env.max_episode_steps or max(spec.max_episode_steps.values())
+    turns = -(-limit // config.env.replan_steps) * config.ppo.rollout_batch_size
+    if config.ppo.minibatch_size > turns:
+        raise UserError(
+            f"ppo.minibatch_size {config.ppo.minibatch_size} is larger than the rollout can be:"
+            f" {config.ppo.rollout_batch_size} trajectories of at most {limit} steps are {turns} turns"
+        )
     encode_instructions(list(spec.instructions.values()), config.policy.max_instruction_tokens)
     return spec
 

@@ -15,6 +15,7 @@ from vlarl.configs.training import TrainConfig
 from vlarl.data.libero_hdf5 import read_demonstrations
 from vlarl.envs.base import environment_module
 from vlarl.envs.vector import VectorEnv
+from vlarl.errors import UserError
 from vlarl.evaluation.protocol import Evaluation, blank_images, evaluate, swap_instructions
 from vlarl.policies.checkpoint import load_policy, save_policy
 from vlarl.reporting.progress import Console, ConsoleTrainingProgress
@@ -45,6 +46,8 @@ class Run:
 
     def __init__(self, folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None = None) -> None:
         self.folder, self.config, self.console = folder, config, console
+        if minutes is not None and not minutes > 0:
+            raise UserError(f"minutes must be positive, got {minutes}")
         self.spec = make_checked_spec(config)
         folder.claim(config)
         self._ledger = read_json(folder.phases) if folder.phases.is_file() else {"seconds": {}, "peak_rss_bytes": 0}

@@ -5,6 +5,8 @@ dynamics three times per substep (forward, forward, step); here `mj_step1`, cont
 leaves the motion the same up to the constraint solver's warm start.
 """
 
+# ruff: noqa: ANN001, ANN202
+# Compiled functions get their types from the call; what each takes is said where it is called.
 import ctypes
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,7 @@ class StaleState:
 
 
 @numba.njit(cache=True, nogil=True)
-def _orientation_error(desired, current):  # noqa: ANN001, ANN202 - compiled
+def _orientation_error(desired, current):
     error = np.zeros(3)
     for c in range(3):
         error[0] += current[1, c] * desired[2, c] - current[2, c] * desired[1, c]
@@ -77,7 +79,7 @@ def _orientation_error(desired, current):  # noqa: ANN001, ANN202 - compiled
 
 
 @numba.njit(cache=True, nogil=True)
-def _rotate(axis_angle, rotation):  # noqa: ANN001, ANN202 - compiled
+def _rotate(axis_angle, rotation):
     """Rotation matrix of an axis-angle vector (Rodrigues) times `rotation`."""
     angle = np.sqrt(np.sum(axis_angle * axis_angle))
     if angle == 0.0:
@@ -96,7 +98,7 @@ def _rotate(axis_angle, rotation):  # noqa: ANN001, ANN202 - compiled
 
 
 @numba.njit(cache=True, nogil=True)
-def _torques(  # noqa: ANN202
+def _torques(
     goal_pos,
     goal_ori,
     pos,
@@ -106,7 +108,7 @@ def _torques(  # noqa: ANN202
     joints,
     velocities,
     default_joints,
-    bias,  # noqa: ANN001
+    bias,
 ):
     inverse = np.linalg.inv(mass)
     jac_pos, jac_rot = np.ascontiguousarray(jac[:3]), np.ascontiguousarray(jac[3:])
@@ -124,17 +126,17 @@ def _torques(  # noqa: ANN202
 
 
 @numba.njit(cache=True, nogil=True)
-def _env_step(  # noqa: ANN202, PLR0913
+def _env_step(
     model,
     data,
     qm,
-    site,  # noqa: ANN001
+    site,
     qpos,
     qvel,
     ctrl,
     bias,
     site_xpos,
-    site_xmat,  # noqa: ANN001
+    site_xmat,
     qpos_index,
     dof_index,
     ctrl_range,
@@ -143,13 +145,13 @@ def _env_step(  # noqa: ANN202, PLR0913
     gripper,
     full_mass,
     jac_pos,
-    jac_rot,  # noqa: ANN001
+    jac_rot,
     stale_pos,
     stale_rot,
     stale_jac,
     stale_mass,
     default_joints,
-    is_stale,  # noqa: ANN001
+    is_stale,
 ):
     """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
     joints, velocities, arm_bias = np.empty(ARM_DOF), np.empty(ARM_DOF), np.empty(ARM_DOF)

@@ -1,0 +1,89 @@
+"""The command line as a shell sees it: exit codes, messages that name the bad value and the fix, JSON."""
+
+import json
+
+import pytest
+
+from vlarl.cli.main import main
+from vlarl.training.run_folder import RunFolder
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    output = capsys.readouterr()
+    return stopped.value.code or 0, output.out, output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["train", "--recipe", "quickstrat"], "Did you mean 'quickstart'"),
+        (["quickstart", "--task-suite", "libero_gaol"], "Did you mean 'libero_goal'"),
+        (["quickstart", "--task-ids", "3", "99"], "has no task 99"),
+        (["quickstart", "--task-ids", "1", "1"], "repeats a task"),
+        (["train", "--recipe", "toy", "--ppo.minibatch-size", "100000"], "is larger than the rollout can be"),
+        (["train", "--recipe", "toy", "--ppo.microbatch-size", "65"], "is larger than ppo.minibatch_size"),
+        (["train", "--recipe", "toy", "--env.num-workers", "17"], "is larger than env.num_envs"),
+        (["train", "--recipe", "toy", "--ppo.temperature", "0"], "ppo.temperature must be positive"),
+        (["train", "--recipe", "toy", "--policy.image-size", "12"], "env.image_size 16 differ"),
+        (["train", "--recipe", "toy", "--policy.hidden-size", "30", "--policy.num-heads", "4"], "is not a multiple of"),
+        (["train", "--recipe", "toy", "--sinks", "jsonl", "tensorbord"], "Did you mean 'tensorboard'"),
+        (["train", "--recipe", "toy", "--reward", "sucess"], "Did you mean 'success'"),
+        (["train", "--recipe", "toy", "--minutes", "-1"], "minutes must be positive"),
+        (["evaluate", "--policy", "nowhere"], "no policy at nowhere"),
+        (["evaluate", "--policy", "nowhere", "--episodes", "0"], "must be at least 1"),
+        (["report", "nowhere"], "nowhere"),
+        (["recipes", "tyo"], "Did you mean 'toy'"),
+    ],
+)
+def test_bad_input_exits_with_2_and_says_what_to_do(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(capsys, *arguments)
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
+    # Nothing is left behind that would be in the way of the corrected command.
+    assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_unknown_flag_suggests_the_nearest(capsys):
+    code, out, errors = run(capsys, "train", "--recipe", "toy", "--ppo.learning-rat", "1e-3")
+    assert code == 2
+    assert "--ppo.learning-rate" in out + errors
+
+
+def test_help_has_units_and_defaults(capsys):
+    code, out, _ = run(capsys, "quickstart", "--help")
+    assert code == 0
+    assert "minutes" in out and "runs/quickstart" in out
+
+
+def test_overview_lists_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for command in ("quickstart", "demos", "sft", "train", "evaluate", "report", "recipes", "doctor"):
+        assert command in out
+
+
+def test_recipe_is_printed_resolved(capsys):
+    code, out, _ = run(capsys, "recipes", "toy")
+    assert code == 0
+    assert json.loads(out)["ppo"]["rollout_batch_size"] == 64
+
+
+def test_a_foreign_folder_is_left_alone(capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    code, _, errors = run(capsys, "train", "--recipe", "toy", "--output", str(tmp_path))
+    assert code == 2
+    assert "is not empty and holds no run" in errors
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_damaged_files_are_named(capsys, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("{")
+    code, _, errors = run(capsys, "train", "--recipe", "toy", "--output", str(tmp_path))
+    assert code == 2
+    assert "config.json is damaged" in errors
