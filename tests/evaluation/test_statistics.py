@@ -76,6 +76,29 @@ def test_paired_interval_published():
     assert paired_difference_interval(*pairs(36, 12, 2, 0)) == pytest.approx((0.0569, 0.3404), abs=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("counts", "phi"),
+    [
+        # (4 * 4 - 3 * 1 - 12 / 2) / sqrt(7 * 5 * 5 * 7) = 7 / 35
+        ((4, 3, 1, 4), 0.2),
+        # 3 * 3 - 3 * 2 = 3 is less than 11 / 2: the correction leaves no association.
+        ((3, 3, 2, 3), 0.0),
+    ],
+)
+def test_paired_interval_with_positive_association_by_hand(counts, phi):
+    both, up, down, _ = counts
+    n = sum(counts)
+    after, before = (both + up) / n, (both + down) / n
+    (low_after, high_after), (low_before, high_before) = (wilson_interval(both + k, n) for k in (up, down))
+    a, b = after - low_after, high_before - before
+    c, d = high_after - after, before - low_before
+    expected = (
+        after - before - np.sqrt(a**2 - 2 * phi * a * b + b**2),
+        after - before + np.sqrt(c**2 - 2 * phi * c * d + d**2),
+    )
+    assert paired_difference_interval(*pairs(*counts)) == pytest.approx(expected)
+
+
 def test_paired_interval_with_negative_association_by_hand():
     # 1 of 4 before and 3 of 4 after, phi = (0 - 3) / sqrt(3 * 1 * 1 * 3) = -1: the widths add up.
     low, high = paired_difference_interval(*pairs(0, 3, 1, 0))

@@ -46,6 +46,13 @@ def test_failure_weighs_solved_tasks_by_1e_9():
     assert actual[0] == pytest.approx(1e-9, rel=1e-6)
 
 
+@pytest.mark.parametrize("strategy", ["failure", "paper"])
+def test_a_tiny_temperature_takes_the_worst_task(strategy):
+    # 0.1^1000 and 0.2^1000 are both 0 in float64.
+    config = CurriculumConfig(strategy=strategy, temperature=1e-3)
+    assert compute_probabilities(np.array([0.9, 0.8]), config).tolist() == pytest.approx([0, 1])
+
+
 @settings(deadline=None)
 @given(
     st.sampled_from(STRATEGIES),

@@ -196,7 +196,7 @@ def stacked_bar(parts: Sequence[tuple[str, float]], title: str) -> Markup:
 
 def duration(seconds: float) -> str:
     """4.2 s, 3 min 20 s, 2 h 05 min (with no-break spaces)."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}{NBSP}s"
     whole = round(seconds)
     if whole < 3600:

@@ -51,6 +51,7 @@ class IntervalPoint:
 
 def compact(value: float) -> str:
     """Shortest readable form: 0.25, 40, 20k, 1.2M, 3e-5."""
+    value = float(f"{value:.3g}")
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"
@@ -80,20 +81,22 @@ def nice_axis(
 
     Args:
         low: smallest value shown.
-        high: largest value shown; equal to `low` is widened.
+        high: largest value shown; where it cannot be told from `low`, the range is widened.
         num_ticks: how many ticks to aim at.
         tight: end the axis at `low` and `high` instead of at the next tick.
         label: name and unit.
         text: writes a tick's value.
     """
-    if not high > low:
+    if high - low <= max(1e-12, 1e-9 * max(abs(low), abs(high))):
         margin = abs(low) / 2 or 1.0
         low, high = low - (0 if tight else margin), high + margin
     raw = (high - low) / num_ticks
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.999 * raw)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    values = [round(i * step, 12) for i in range(first, last + 1)]
+    # Without rounding 3 * 0.1 would be labelled as it is stored.
+    digits = 12 - math.floor(math.log10(step))
+    values = [round(i * step, digits) for i in range(first, last + 1)]
     if tight:
         values = [v for v in values if low - 1e-9 * step <= v <= high + 1e-9 * step]
         return Axis(low=low, high=high, ticks=tuple((v, text(v)) for v in values), label=label)

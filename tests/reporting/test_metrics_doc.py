@@ -1,0 +1,49 @@
+"""docs/metrics.md defines every logged metric, and none that is not logged."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = [
+    *(sys.executable, "-m", "vlarl", "train", "--recipe", "toy", "--ppo.num-iterations", "1", "--ppo.kl-coef", "0.1"),
+    *("--ppo.rollout-batch-size", "16", "--ppo.minibatch-size", "16", "--ppo.microbatch-size", "16"),
+    *("--evaluation.validation-interval", "1", "--evaluation.validation-episodes-per-task", "2"),
+]
+
+
+def documented() -> set[str]:
+    text = (REPOSITORY / "docs/metrics.md").read_text()
+    return set(re.findall(r"^\| `([^`]+)` \|", text, flags=re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory) -> set[str]:
+    """Names in the rows of a short toy run that uses every optional term, task ids written as <task_id>."""
+    output = tmp_path_factory.mktemp("metrics") / "run"
+    subprocess.run([*COMMAND, "--output", str(output)], check=True, capture_output=True, text=True)
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return {re.sub(r"/\d+$", "/<task_id>", name) for row in rows for name in row}
+
+
+def sft_metrics() -> set[str]:
+    """Names of SFT's rows: the toy recipe has no SFT, so they are read from the source."""
+    source = (REPOSITORY / "vlarl/training/supervised.py").read_text()
+    texts = {n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return {"step"} | {text for text in texts if re.fullmatch(r"losses/\w+", text)}
+
+
+def test_every_logged_metric_is_documented(logged):
+    assert len(logged) > 25
+    missing = (logged | sft_metrics()) - documented()
+    assert not missing, f"define {sorted(missing)} in docs/metrics.md"
+
+
+def test_every_documented_metric_is_logged(logged):
+    stale = documented() - logged - sft_metrics()
+    assert not stale, f"nothing logs {sorted(stale)}: remove them from docs/metrics.md"
