@@ -129,7 +129,12 @@ def test_report_of_a_run_without_summary(run_folder):
     for name in ("summary.json", "sft_metrics.jsonl", "videos/index.json"):
         (run_folder / name).unlink()
     assert sections(run_folder) == ["learning", "curriculum", "health", "time", "card"]
-    assert "Success in training" in text_of(run_folder)
+    page = text_of(run_folder)
+    assert "Success in training" in page
+    # Nothing is said about what is not known yet.
+    assert "<caption>Run</caption>" in page
+    assert "<caption>Machine</caption>" not in page
+    assert "raised no warning" not in page
 
 
 def test_report_after_one_iteration(run_folder):

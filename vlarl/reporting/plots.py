@@ -79,10 +79,9 @@ def learning_curve(rows: Rows, *, against: str, sft_sampled: float | None) -> Ma
     label = "env steps" if against == "env_steps" else "training time, minutes"
     success = column(rows, "charts/success_rate")
     window = smoothing_window(len(rows))
-    series = [
-        Series(x=xs, y=success, css="faint", title="each iteration"),
-        Series(x=xs, y=moving_average(success, window), css="after thick", title=f"mean of {window} iterations"),
-    ]
+    series = [Series(x=xs, y=moving_average(success, window), css="after thick", title=_training_name(window))]
+    if window > 1:
+        series.insert(0, Series(x=xs, y=success, css="faint", title="each iteration"))
     return line_chart(
         series,
         x=nice_axis(0.0, max(xs), num_ticks=5, tight=True, label=label),
@@ -97,7 +96,10 @@ def learning_curve(rows: Rows, *, against: str, sft_sampled: float | None) -> Ma
 
 def learning_curve_legend(rows: Rows) -> Markup:
     """Names of the learning curve's marks that are present."""
-    entries = [("after", f"training, mean of {smoothing_window(len(rows))} iterations"), ("faint", "each iteration")]
+    window = smoothing_window(len(rows))
+    entries = [("after", _training_name(window))]
+    if window > 1:
+        entries.append(("faint", "each iteration"))
     if _validation_points(rows, [0.0] * len(rows)):
         entries.append(("dot", f"validation starts, with 95{NBSP}% interval"))
     if _warmup_end(rows, [0.0] * len(rows)) is not None:
@@ -213,6 +215,10 @@ def latest(rows: Rows, panel: Panel) -> str:
     """The metric's last value as text; a dash when it was never logged."""
     values = [value for value in column(rows, panel.metric) if value is not None]
     return _text(values[-1], panel) if values else "\N{EN DASH}"
+
+
+def _training_name(window: int) -> str:
+    return f"training, mean of {window} iterations" if window > 1 else "training, each iteration"
 
 
 def _text(value: float, panel: Panel | None) -> str:

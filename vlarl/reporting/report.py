@@ -75,7 +75,7 @@ def render(files: RunFiles) -> str:
         curriculum=_curriculum(files),
         health=_health(files),
         probes=_probes(files.summary),
-        warnings=files.summary.get("warnings", []),
+        warnings=files.summary.get("warnings"),
         sft=_sft(files),
         times=_times(files),
         card=run_card(files.summary, files.config),

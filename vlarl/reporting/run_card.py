@@ -16,7 +16,8 @@ def run_card(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Grou
         ("Machine", _machine(summary.get("machine", {}))),
         ("Versions", [*_code(summary), *summary.get("versions", {}).items()]),
     )
-    return [(name, [(key, str(value)) for key, value in rows if value is not None]) for name, rows in groups if rows]
+    known = [(name, [(key, str(value)) for key, value in rows if value is not None]) for name, rows in groups]
+    return [(name, rows) for name, rows in known if rows]
 
 
 def _run(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, Any]]:
