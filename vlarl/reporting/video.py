@@ -39,7 +39,7 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> Path:
         (frames.shape[2], frames.shape[1]),
         fps=fps,
         codec="libx264",
-        macro_block_size=2,
+        macro_block_size=1,
         quality=None,
         output_params=["-crf", "26", "-preset", "slow", "-movflags", "+faststart", "-threads", "1"],
         ffmpeg_log_level="error",
