@@ -21,7 +21,7 @@ class MonitorConfig:
     """Warn when the entropy per token falls below this share of its value at the start of PPO."""
     flat_iterations: int = 12
     """Iterations over which reward and success are judged flat."""
-    flat_change: float = 0.02
+    flat_change: float = 0.05
     """Success and reward are flat when both change by less than this (rate, reward per episode)."""
     solved_success: float = 0.9
     """Above this success rate a flat curve is no failure."""

@@ -104,6 +104,6 @@ class ConsoleTrainingProgress:
             + f", {row['time/env_steps_per_second']:.0f} env steps/s, {row['time/total']:.1f} s"
         )
 
-    def warning(self, warning: Any) -> None:  # noqa: ANN401 - monitor.Warning_
+    def warning(self, warning: Any) -> None:  # noqa: ANN401 - monitor.MonitorWarning
         """See TrainingProgress.warning."""
         self._console.line(f"WARNING {warning.code}: {warning.message} {warning.advice}")

@@ -220,6 +220,7 @@ class Run:
                         self._replay("rl", a.start),
                         before_success=b.success,
                         after_success=a.success,
+                        start_index=b.start.index,
                     )
                     write_mp4(self.folder.videos / name, frames, fps=20 / VIDEO_EVERY * VIDEO_SPEED)
                     entries.append(

@@ -35,7 +35,7 @@ class TrainingProgress(Protocol):
         """An iteration ended."""
         ...
 
-    def warning(self, warning: Any) -> None:  # noqa: ANN401 - monitor.Warning_
+    def warning(self, warning: Any) -> None:  # noqa: ANN401 - monitor.MonitorWarning
         """The monitor raised a warning."""
         ...
 

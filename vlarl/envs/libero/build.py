@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from vlarl.envs.libero.cache import TaskFiles, write_atomically
-from vlarl.envs.libero.goals import resolve_goal
+from vlarl.envs.libero.goals import resolve_goal, resolve_lamps
 from vlarl.envs.libero.starts import make_starts
 from vlarl.envs.libero.tasks import LiberoTask, load_task
 from vlarl.errors import UserError
@@ -41,14 +41,12 @@ PHYSICS_FIELDS = (
 
 def make_upstream(task: LiberoTask, seed: int) -> Any:  # noqa: ANN401 - libero's ControlEnv
     """Makes upstream's own environment of the task without cameras, reset once."""
-    logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):
         from libero.libero.envs.env_wrapper import ControlEnv
 
         upstream = ControlEnv(
             bddl_file_name=str(task.bddl_file), has_offscreen_renderer=False, use_camera_obs=False, hard_reset=False
         )
-    np.random.seed(seed)
     upstream.seed(seed)
     upstream.reset()
     return upstream
@@ -172,12 +170,13 @@ def _check_physics(model: mujoco.MjModel, reference: mujoco.MjModel) -> None:
 def build(task: LiberoTask, files: TaskFiles, seed: int) -> None:
     """Writes what is missing of the task's files."""
     upstream = make_upstream(task, seed=0)
-    if not files.description.is_file():
+    if not (files.model.is_file() and files.description.is_file()):
         with tempfile.TemporaryDirectory() as scratch:
             model = build_model(upstream, Path(scratch))
         write_atomically(files.model, lambda path: mujoco.mj_saveModel(model, str(path), None))
         description = {
             "goal": resolve_goal(task, upstream.env),
+            "lamps": resolve_lamps(upstream.env),
             "fixture_bodies": _fixture_bodies(upstream.env),
             "object_bodies": {name: int(body) for name, body in upstream.env.obj_body_id.items()},
             "default_joints": [float(q) for q in upstream.env.robots[0].init_qpos],
@@ -199,6 +198,7 @@ def _fixture_bodies(env: Any) -> list[int]:  # noqa: ANN401 - libero's domain
 
 def main(argv: Sequence[str]) -> None:
     """Builds one task."""
+    logging.disable(logging.WARNING)
     suite, task_id, seed = argv[0], int(argv[1]), int(argv[2])
     task = load_task(suite, task_id)
     build(task, TaskFiles.of(suite, task_id), seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import mujoco
 from platformdirs import user_cache_dir
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raise it when what is built changes."""
 
 
@@ -41,6 +41,10 @@ class TaskFiles:
     def starts(self, seed: int) -> Path:
         """Settled start states of all splits."""
         return self.folder / f"starts_{seed}.npz"
+
+    def are_complete(self, seed: int) -> bool:
+        """Whether everything is built for the pools of this seed."""
+        return all(path.is_file() for path in (self.model, self.description, self.starts(seed)))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

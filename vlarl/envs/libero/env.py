@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 
@@ -50,11 +53,9 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
     """
     make_spec(config)
     waiting = [
-        task_id
-        for task_id in config.task_ids
-        if not TaskFiles.of(config.task_suite, task_id).starts(config.seed).is_file()
+        task_id for task_id in config.task_ids if not TaskFiles.of(config.task_suite, task_id).are_complete(config.seed)
     ]
-    running: dict[int, subprocess.Popen[str]] = {}
+    running: dict[int, tuple[subprocess.Popen[str], IO[str]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < config.num_workers:
@@ -62,23 +63,32 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
                 progress(f"building {config.task_suite} task {task_id} (once, about 20 s)")
                 running[task_id] = _start_build(config, task_id)
             time.sleep(0.1)
-            for task_id, process in list(running.items()):
+            for task_id, (process, log) in list(running.items()):
                 if process.poll() is not None:
-                    _check_build(config, task_id, running.pop(task_id))
+                    del running[task_id]
+                    with log:
+                        _check_build(config, task_id, process.returncode, log)
     finally:
-        for process in running.values():
+        for process, log in running.values():
             process.kill()
+            process.wait()
+            log.close()
 
 
-def _start_build(config: EnvConfig, task_id: int) -> subprocess.Popen[str]:
+def _start_build(config: EnvConfig, task_id: int) -> tuple[subprocess.Popen[str], IO[str]]:
+    """Starts a builder and returns it with the file that takes its messages: a pipe nobody reads could fill up."""
     arguments = [sys.executable, "-m", "vlarl.envs.libero.build", config.task_suite, str(task_id), str(config.seed)]
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - as long as the process
+    # Without input: nothing that a builder imports can stop and ask.
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, text=True)
+    return process, log
 
 
-def _check_build(config: EnvConfig, task_id: int, process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate()
-    if process.returncode:
-        reason = errors.strip().splitlines()[-1] if errors.strip() else f"exit code {process.returncode}"
+def _check_build(config: EnvConfig, task_id: int, returncode: int, log: IO[str]) -> None:
+    if returncode:
+        log.seek(0)
+        lines = log.read().strip().splitlines()
+        reason = lines[-1] if lines else f"exit code {returncode}"
         kind = MissingSystemLibraryError if "MissingSystemLibraryError" in reason else UserError
         raise kind(f"{config.task_suite} task {task_id} could not be built: {reason}")
 
@@ -97,12 +107,18 @@ class _Shared:
 def _load_shared(config: EnvConfig, task_id: int) -> _Shared:
     task = load_task(config.task_suite, task_id)
     files = TaskFiles.of(config.task_suite, task_id)
-    if not files.starts(config.seed).is_file():
+    if not files.are_complete(config.seed):
         raise UserError(f"{config.task_suite} task {task_id} is not built: call prepare first")
-    scene = Scene(files)
-    with np.load(files.starts(config.seed), allow_pickle=False) as raw:
-        starts = {name: raw[name] for name in raw.files}
-    return _Shared(task, files, scene, Renderer(scene.model), starts)
+    try:
+        scene = Scene(files)
+        with np.load(files.starts(config.seed), allow_pickle=False) as raw:
+            starts = {name: raw[name] for name in raw.files}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"the built files of {config.task_suite} task {task_id} are damaged ({error}): delete the folder"
+            f" {files.folder} and run the same command again"
+        ) from error
+    return _Shared(task, files, scene, Renderer(scene.model, scene.lamps), starts)
 
 
 class LiberoEnvironment:

@@ -1,5 +1,6 @@
 """LIBERO's goal predicates on a raw MuJoCo model."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mujoco
@@ -12,6 +13,13 @@ ON_DISTANCE = 0.03
 """Horizontal distance of two bodies below which one can be on the other, metres."""
 UNDER_HEIGHT = 0.10
 """Height above a region in which an object counts as on it, metres."""
+JOINT_TESTS: dict[str, tuple[str, bool]] = {
+    "open": ("is_open", False),
+    "close": ("is_close", True),
+    "turnon": ("turn_on", False),
+    "turnoff": ("turn_off", True),
+}
+"""Predicate on joints -> upstream's test of one joint position, and whether all joints have to pass or any."""
 
 
 def resolve_goal(task: LiberoTask, env: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - libero's domain
@@ -23,11 +31,23 @@ def resolve_goal(task: LiberoTask, env: Any) -> list[dict[str, Any]]:  # noqa: A
     return [_resolve(task, env, predicate) for predicate in task.goal]
 
 
+def resolve_lamps(env: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - libero's domain
+    """Sites that upstream shows only while something is turned on (a stove's burner), JSON-able."""
+    lamps = []
+    for name, thing in (env.fixtures_dict | env.objects_dict).items():
+        sites = [site for site, _ in getattr(thing, "object_properties", {}).get("vis_site_names", {}).values()]
+        if sites and hasattr(thing, "turn_on"):
+            lamps += [{"site": site, **_resolve_joints("turnon", env, name)} for site in sites]
+    return lamps
+
+
 def _resolve(task: LiberoTask, env: Any, predicate: tuple[str, ...]) -> dict[str, Any]:  # noqa: ANN401
+    if len(predicate) == 2 and predicate[0] in JOINT_TESTS:
+        return _resolve_joints(predicate[0], env, predicate[1])
     if predicate[0] not in ("on", "in") or len(predicate) != 3:
         raise UserError(
             f"{task.suite} task {task.task_id} ({task.name}) has the goal predicate {predicate[0]!r}, which is not"
-            " supported; tasks with On and In are"
+            f" supported; tasks with on, in, {', '.join(JOINT_TESTS)} are"
         )
     name, subject, target = predicate
     resolved: dict[str, Any] = {"predicate": name, "object": int(env.obj_body_id[subject])}
@@ -35,7 +55,8 @@ def _resolve(task: LiberoTask, env: Any, predicate: tuple[str, ...]) -> dict[str
     if state.object_state_type == "site":
         region = env.object_sites_dict[target]
         resolved |= {"site": target, "size": [float(x) for x in region.size]}
-        if name == "on":
+        # A zone of the table belongs to no object: nothing has to be touched there.
+        if name == "on" and state.parent_name is not None:
             resolved["parent"] = int(env.obj_body_id[state.parent_name])
     else:
         if name == "in":
@@ -44,12 +65,57 @@ def _resolve(task: LiberoTask, env: Any, predicate: tuple[str, ...]) -> dict[str
     return resolved
 
 
+def _resolve_joints(predicate: str, env: Any, target: str) -> dict[str, Any]:  # noqa: ANN401 - libero's domain
+    """The joints of an object or of the part around a region, and the bound that upstream compares them with."""
+    state = env.object_states_dict[target]
+    if state.object_state_type == "site":
+        thing, joints = env.get_object(state.parent_name), env.object_sites_dict[target].joints
+    else:
+        thing = env.get_object(target)
+        joints = thing.joints
+    test, is_all = JOINT_TESTS[predicate]
+    ranges = thing.object_properties["articulation"].values()
+    bound, is_lower = _find_bound(getattr(thing, test), {float(limit) for pair in ranges for limit in pair})
+    return {
+        "predicate": predicate,
+        "joints": [int(env.sim.model.get_joint_qpos_addr(joint)) for joint in joints],
+        "bound": bound,
+        "is_lower": is_lower,
+        "is_all": is_all,
+    }
+
+
+def _find_bound(test: Callable[[float], bool], limits: Iterable[float]) -> tuple[float, bool]:
+    """Finds b such that test(q) is q >= b (returns b, True) or q <= b (b, False).
+
+    Upstream compares with one end of one of the object's ranges; each kind of object has its own end and direction.
+
+    Raises:
+        UserError: no limit is the bound, which means an unknown version of the package.
+    """
+    for limit in limits:
+        below, above = float(np.nextafter(limit, -np.inf)), float(np.nextafter(limit, np.inf))
+        if test(below) != test(above):
+            passing = [position for position in (below, limit, above) if test(position)]
+            return (min(passing), True) if test(above) else (max(passing), False)
+    raise UserError("LIBERO compares a joint in an unknown way: install the versions of constraints.txt")
+
+
 def goal_reached(goal: list[dict[str, Any]], model: mujoco.MjModel, data: mujoco.MjData) -> bool:
     """True when every predicate holds in the last computed kinematics and contacts, as upstream reads them."""
     return all(_holds(predicate, model, data) for predicate in goal)
 
 
+def joints_pass(predicate: dict[str, Any], qpos: np.ndarray) -> bool:
+    """True if the joints of a predicate from `JOINT_TESTS` are beyond its bound; qpos [nq]."""
+    positions = qpos[predicate["joints"]]
+    passing = positions >= predicate["bound"] if predicate["is_lower"] else positions <= predicate["bound"]
+    return bool(passing.all() if predicate["is_all"] else passing.any())
+
+
 def _holds(predicate: dict[str, Any], model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+    if "joints" in predicate:
+        return joints_pass(predicate, data.qpos)
     position = data.xpos[predicate["object"]]
     if "site" not in predicate:
         target = data.xpos[predicate["target"]]
@@ -69,7 +135,8 @@ def _holds(predicate: dict[str, Any], model: mujoco.MjModel, data: mujoco.MjData
         return bool((position > low).all() and (position < high).all())
     offset = rotation @ (position - center)
     above = size[2] - 0.005 < offset[2] < size[2] + UNDER_HEIGHT and (np.abs(offset[:2]) < size[:2]).all()
-    return bool(above and _in_contact(predicate["object"], predicate["parent"], model, data))
+    touching = "parent" not in predicate or _in_contact(predicate["object"], predicate["parent"], model, data)
+    return bool(above and touching)
 
 
 def _in_contact(one: int, other: int, model: mujoco.MjModel, data: mujoco.MjData) -> bool:

@@ -1,20 +1,40 @@
 """Cheap frames: one GL context per process, one renderer per model."""
 
 import os
+from collections.abc import Sequence
+from ctypes.util import find_library
 from importlib import import_module
 from typing import Any
 
-os.environ.setdefault("MUJOCO_GL", "egl")
+# MuJoCo reads it once, when it is imported. An empty value means no choice.
+if not os.environ.get("MUJOCO_GL"):
+    os.environ["MUJOCO_GL"] = "egl" if find_library("EGL") else "osmesa"
 # Software rendering of small frames is slower with threads than without.
 os.environ.setdefault("LP_NUM_THREADS", "0")
 
-import mujoco  # noqa: E402 - the variables above choose its GL library
+from vlarl.errors import MissingSystemLibraryError  # noqa: E402
+
+
+def _missing_library(error: Exception) -> MissingSystemLibraryError:
+    return MissingSystemLibraryError(
+        f"MuJoCo cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}). Install the libraries:"
+        " sudo apt-get install -y libegl1 libgl1 libgl1-mesa-dri"
+    )
+
+
+try:
+    import mujoco
+except (ImportError, AttributeError, RuntimeError) as error:
+    # What the GL bindings raise without their library.
+    raise _missing_library(error) from error
 import numpy as np  # noqa: E402
 
-from vlarl.errors import MissingSystemLibraryError  # noqa: E402
+from vlarl.envs.libero.goals import joints_pass  # noqa: E402
 
 CAMERA = "agentview"
 MAX_GEOMS = 2000
+LAMP_GROUP = 5
+"""Site group of what upstream shows while something is turned on; the other sites are hidden."""
 
 _context: Any = None
 
@@ -33,18 +53,16 @@ def _make_context_current() -> None:
         _context = import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(64, 64)
         _context.make_current()
     except Exception as error:
-        raise MissingSystemLibraryError(
-            f"MuJoCo cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}). Install the libraries:"
-            " sudo apt-get install -y libegl1 libgl1 libglib2.0-0"
-        ) from error
+        raise _missing_library(error) from error
 
 
 class Renderer:
     """Renders the agent's camera of one model, without shadows, reflections and multisampling."""
 
-    def __init__(self, model: mujoco.MjModel) -> None:
+    def __init__(self, model: mujoco.MjModel, lamps: Sequence[dict[str, Any]] = ()) -> None:
         _make_context_current()
         self._model = model
+        self._lamps = [(model.site(lamp["site"]).id, lamp) for lamp in lamps]
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, MAX_GEOMS)
@@ -54,12 +72,17 @@ class Renderer:
         # Group 0 holds the collision geoms.
         self._option.geomgroup[0] = 0
         self._option.sitegroup[:] = 0
+        self._option.sitegroup[LAMP_GROUP] = 1
+        for site, _ in self._lamps:
+            model.site_group[site] = LAMP_GROUP
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera(CAMERA).id
 
     def render(self, data: mujoco.MjData, size: int) -> np.ndarray:
         """Returns [size, size, 3] uint8 RGB, upright. LIBERO's own arrays and files hold the rows bottom-up."""
+        for site, lamp in self._lamps:
+            self._model.site_rgba[site, 3] = joints_pass(lamp, data.qpos)
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )

@@ -17,6 +17,7 @@ class Scene:
         self.model = mujoco.MjModel.from_binary_path(str(files.model))
         description = json.loads(files.description.read_text())
         self.goal = description["goal"]
+        self.lamps = description["lamps"]
         self.object_bodies: dict[str, int] = description["object_bodies"]
         self.fixture_bodies = np.array(description["fixture_bodies"], dtype=np.int64)
         self.stale: StaleState = make_stale_state(

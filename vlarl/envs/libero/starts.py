@@ -17,11 +17,17 @@ NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 def make_starts(task: LiberoTask, files: TaskFiles, upstream: Any, seed: int) -> dict[str, np.ndarray]:  # noqa: ANN401
-    """Returns the snapshots of every split, `{split}/{field}` -> [n, ...]; deterministic in (task, seed)."""
+    """Returns the snapshots of every split, `{split}/{field}` -> [n, ...]; deterministic in (task, seed).
+
+    Args:
+        task: what is built.
+        files: of the task; model and description exist.
+        upstream: libero's ControlEnv after construction, `seed(0)` and one `reset()`; its state is changed.
+        seed: of the training and validation starts.
+    """
     simulation = Simulation(files)
     fixed = np.load(task.init_states_file, allow_pickle=False)["states"][:NUM_INIT_STATES]
-    # The fixed states hold no fixture poses: one reference reset defines them.
-    upstream.reset()
+    # The fixed states hold no fixture poses: upstream's first reset defines them.
     reference = _fixture_poses(upstream, simulation)
     drawn = {"evaluation": [(state, reference) for state in fixed]}
     for number, split in enumerate(("train", "validation")):
