@@ -41,10 +41,10 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         env=EnvConfig(name="libero", task_suite=suite, task_ids=task_ids, max_episode_steps=TRAINING_LIMITS.get(suite)),
         policy=PolicyConfig(),
         demonstrations=DemonstrationConfig(episodes_per_task=6),
-        sft=SFTConfig(num_steps=2000),
-        ppo=PPOConfig(num_iterations=16),
+        sft=SFTConfig(num_steps=3000),
+        ppo=PPOConfig(num_iterations=12, learning_rate=4e-4),
         curriculum=CurriculumConfig(),
-        evaluation=EvaluationConfig(validation_interval=8),
+        evaluation=EvaluationConfig(validation_interval=6),
     )
 
 
