@@ -131,3 +131,16 @@ def test_every_turn_is_used_once_per_epoch():
     other = list(learner._minibatches(N, iteration=2, epoch=1))
     assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
     assert not torch.equal(torch.cat(parts), torch.cat(other))
+
+
+@pytest.mark.parametrize(("iteration", "share"), [(0, 1.0), (1, 1.0), (6, 0.5), (10, 0.1)])
+def test_learning_rates_anneal_over_the_ppo_iterations(iteration, share):
+    config = replace(CONFIG, num_iterations=10, learning_rate=1e-3, value_learning_rate=2e-3)
+    learner = make_learner(replace(config, lr_warmup_updates=0))
+    learner._set_learning_rates(iteration)
+    learner._minibatch_step(make_batch(), critic_only=False)
+    assert learner._policy_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * share)
+    assert learner._value_optimizer.param_groups[0]["lr"] == pytest.approx(2e-3 * share)
+    constant = make_learner(replace(config, anneal_lr=False))
+    constant._set_learning_rates(iteration)
+    assert constant._policy_lr == 1e-3

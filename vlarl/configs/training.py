@@ -105,6 +105,8 @@ class PPOConfig:
     """Value network's learning rate."""
     lr_warmup_updates: int = 8
     """Optimizer steps of linear warm-up for the policy (Adam's first steps are sign-like)."""
+    anneal_lr: bool = True
+    """Both learning rates fall linearly over the PPO iterations, to zero after the last (CleanRL's anneal_lr)."""
     adam_betas: tuple[float, float] = (0.9, 0.99)
     """Adam's decay rates."""
     adam_eps: float = 1e-5

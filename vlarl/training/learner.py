@@ -88,6 +88,7 @@ class Learner:
         self._policy_optimizer = torch.optim.AdamW(model.policy.parameters(), lr=config.learning_rate, **shared)
         self._value_optimizer = torch.optim.AdamW(model.value.parameters(), lr=config.value_learning_rate, **shared)
         self.policy_updates = 0
+        self._policy_lr = config.learning_rate
 
     def publish(self, version: int) -> PublishedWeights:
         """Returns a handle that a generator can load."""
@@ -129,6 +130,7 @@ class Learner:
         config = self._config
         epochs = config.critic_warmup_epochs if critic_only else config.update_epochs
         sums: dict[str, float] = defaultdict(float)
+        self._set_learning_rates(iteration)
         stopped = False
         for epoch in range(epochs):
             for rows in self._minibatches(len(batch.action_tokens), iteration, epoch):
@@ -141,6 +143,15 @@ class Learner:
                 # The value network goes on learning after the policy has moved as far as it may.
                 stopped = stopped or (config.target_kl is not None and kl_per_token > config.target_kl)
         return self._summarise(sums, batch)
+
+    def _set_learning_rates(self, iteration: int) -> None:
+        """Anneals over the PPO iterations; the critic warm-up has the full rate."""
+        config = self._config
+        done = max(0, iteration - config.critic_warmup_iterations)
+        share = 1.0 - done / config.num_iterations if config.anneal_lr else 1.0
+        self._policy_lr = config.learning_rate * share
+        for group in self._value_optimizer.param_groups:
+            group["lr"] = config.value_learning_rate * share
 
     def _minibatches(self, num_turns: int, iteration: int, epoch: int) -> Iterator[Tensor]:
         rng = np.random.Generator(np.random.Philox(key=[self._seed, iteration * 1_000 + epoch]))
@@ -221,7 +232,7 @@ class Learner:
             self.policy_updates += 1
             warmup = min(1.0, self.policy_updates / max(1, config.lr_warmup_updates))
             for group in self._policy_optimizer.param_groups:
-                group["lr"] = config.learning_rate * warmup
+                group["lr"] = self._policy_lr * warmup
         for _, optimizer, _ in parts:
             optimizer.step()
 
