@@ -40,9 +40,9 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         seed=seed,
         env=EnvConfig(name="libero", task_suite=suite, task_ids=task_ids, max_episode_steps=TRAINING_LIMITS.get(suite)),
         policy=PolicyConfig(),
-        demonstrations=DemonstrationConfig(episodes_per_task=6),
-        sft=SFTConfig(num_steps=3000),
-        ppo=PPOConfig(num_iterations=12, learning_rate=4e-4),
+        demonstrations=DemonstrationConfig(episodes_per_task=5),
+        sft=SFTConfig(num_steps=2400),
+        ppo=PPOConfig(num_iterations=12, learning_rate=4e-4, temperature=0.5),
         curriculum=CurriculumConfig(),
         evaluation=EvaluationConfig(validation_interval=6),
     )

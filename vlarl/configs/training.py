@@ -152,7 +152,7 @@ class EvaluationConfig:
     """PPO iterations between validations, which choose the best checkpoint; 0 never."""
     validation_episodes_per_task: int = 25
     """Validation starts per task."""
-    probe_episodes_per_task: int = 25
+    probe_episodes_per_task: int = 15
     """Evaluation starts per task with swapped instructions and with blank images."""
     video_starts_per_task: int = 2
     """Starts per task of which a side-by-side video is made."""
