@@ -42,7 +42,7 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         policy=PolicyConfig(),
         demonstrations=DemonstrationConfig(episodes_per_task=5),
         sft=SFTConfig(num_steps=2400),
-        ppo=PPOConfig(num_iterations=12, learning_rate=4e-4, temperature=0.5),
+        ppo=PPOConfig(num_iterations=12, learning_rate=5e-4, temperature=0.5),
         curriculum=CurriculumConfig(),
         evaluation=EvaluationConfig(validation_interval=6),
     )
