@@ -10,8 +10,9 @@ from vlarl.configs.training import TrainConfig
 from vlarl.data.libero_hdf5 import read_demonstrations
 from vlarl.errors import UserError
 from vlarl.evaluation.protocol import Evaluation
-from vlarl.recipes import quickstart
+from vlarl.recipes import quickstart, toy
 from vlarl.reporting.progress import Console
+from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder, differing_keys
 
 
@@ -108,3 +109,13 @@ def test_evaluations_survive_the_disk(tmp_path):
     loaded.save(tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == raw
     assert loaded.summary()["successes"] == 1
+
+
+def test_too_little_disk_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("vlarl.system.shutil.disk_usage", lambda path: usage(2**40, 2**40, 2**20))
+    with pytest.raises(UserError, match="0.0 GiB free"):
+        Run(RunFolder(tmp_path / "run"), toy(), Console(quiet=True))
+    assert not (tmp_path / "run").exists()

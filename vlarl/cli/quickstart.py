@@ -7,16 +7,13 @@ from typing import Any
 
 from vlarl.cli.options import parse, print_json
 from vlarl.configs.training import TrainConfig
+from vlarl.doctor import run_checks
 from vlarl.recipes import quickstart
 from vlarl.reporting.progress import Console
 from vlarl.reporting.report import write_report
-from vlarl.system import check_disk
 from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder
 from vlarl.training.summary import write_summary
-
-RUN_BYTES = 600 * 2**20
-"""Disk that a run and the simulator's cache need, bytes (measured 0.3 GB, doubled)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +56,9 @@ def run_quickstart(
     folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None
 ) -> tuple[dict[str, Any], Path]:
     """Doctor, demonstrations, SFT, evaluation, PPO, evaluation, report; returns the summary and the report's path."""
-    check_disk(folder.root, RUN_BYTES)
+    for check in run_checks():
+        if not check.ok:
+            console.line(f"doctor: {check.name}: {check.detail}. {check.fix}")
     with Run(folder, config, console, minutes) as run:
         run.collect_demonstrations()
         run.train_sft()

@@ -50,6 +50,19 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
     return spec
 
 
+def estimate_disk_bytes(config: TrainConfig) -> int:
+    """Returns roughly what the run folder and the simulator's cache will take, bytes."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in VLAPolicy(config.policy).parameters())
+    # Policy and value network in float32 with two Adam moments each; one checkpoint more while the next is written.
+    checkpoint = 2 * parameters * 4 * 3
+    checkpoints = (config.keep_last + 2) * checkpoint
+    episodes = config.demonstrations.episodes_per_task * len(config.env.task_ids) if config.demonstrations else 0
+    frames = episodes * 200 * config.env.image_size**2 * 3
+    models = 40 * 2**20 * len(config.env.task_ids) if config.env.name == "libero" else 0
+    return checkpoints + 2 * frames + models + 50 * 2**20
+
+
 def make_policy(config: TrainConfig) -> VLAPolicy:
     """Returns a fresh policy; its weights follow from the seed."""
     torch.manual_seed(config.seed)

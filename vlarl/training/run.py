@@ -22,8 +22,8 @@ from vlarl.reporting.progress import Console, ConsoleTrainingProgress
 from vlarl.reporting.sinks import JsonlSink, make_sinks, read_jsonl
 from vlarl.reporting.video import side_by_side, write_mp4
 from vlarl.rollout.collector import Collector, ObservationTransform
-from vlarl.system import PeakMemory, require_rendering
-from vlarl.training.build import make_checked_spec, make_generator, make_policy, make_trainer
+from vlarl.system import PeakMemory, check_disk, require_rendering
+from vlarl.training.build import estimate_disk_bytes, make_checked_spec, make_generator, make_policy, make_trainer
 from vlarl.training.checkpoint import POLICY, CheckpointStore
 from vlarl.training.run_folder import RunFolder, read_json, write_json
 from vlarl.training.supervised import train_sft
@@ -49,6 +49,7 @@ class Run:
         if minutes is not None and not minutes > 0:
             raise UserError(f"minutes must be positive, got {minutes}")
         self.spec = make_checked_spec(config)
+        check_disk(folder.root, estimate_disk_bytes(config))
         folder.claim(config)
         self._ledger = read_json(folder.phases) if folder.phases.is_file() else {"seconds": {}, "peak_rss_bytes": 0}
         self._minutes = minutes
