@@ -52,7 +52,9 @@ def test_rollout_is_packed_sorted_and_consistent(generator):
 def test_outcomes_do_not_depend_on_slots_or_workers(generator, num_envs, num_workers):
     reference, other = collect(generator, 5, 2), collect(generator, num_envs, num_workers)
     assert np.array_equal(reference.action_tokens, other.action_tokens)
-    assert np.array_equal(reference.success, other.success)
+    differing = int((reference.success != other.success).sum())
+    print(f"{differing} of {len(reference.success)} episodes differ with {num_envs} slots in {num_workers} workers")
+    assert differing == 0
     assert np.array_equal(reference.observations.images, other.observations.images)
 
 
