@@ -19,7 +19,7 @@ from vlarl.errors import UserError
 from vlarl.evaluation.protocol import Evaluation, blank_images, evaluate, swap_instructions
 from vlarl.policies.checkpoint import load_policy, save_policy
 from vlarl.reporting.progress import Console, ConsoleTrainingProgress
-from vlarl.reporting.sinks import JsonlSink, make_sinks, read_jsonl
+from vlarl.reporting.sinks import JsonlSink, make_sinks
 from vlarl.reporting.video import side_by_side, write_mp4
 from vlarl.rollout.collector import Collector, ObservationTransform
 from vlarl.system import PeakMemory, check_disk, require_rendering
@@ -169,7 +169,7 @@ class Run:
                 policy=load_policy(self.folder.sft_policy).train(),
                 checkpoints=checkpoints,
                 sinks=sinks,
-                read_history=lambda: read_jsonl(self.folder.metrics) if self.folder.metrics.is_file() else [],
+                read_history=self.folder.history,
                 progress=progress,
                 deadline=self._deadline(),
             )

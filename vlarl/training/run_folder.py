@@ -8,6 +8,7 @@ from typing import Any
 
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
+from vlarl.reporting.sinks import read_jsonl
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON-able value
@@ -110,6 +111,10 @@ class RunFolder:
     def summary(self) -> Path:
         """The run's figures."""
         return self.root / "summary.json"
+
+    def history(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl; none before the first iteration has ended."""
+        return read_jsonl(self.metrics) if self.metrics.is_file() else []
 
     def claim(self, config: TrainConfig) -> None:
         """Makes the folder this run's, or checks that it already is.

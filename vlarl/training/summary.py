@@ -7,7 +7,6 @@ from vlarl import __version__
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec
 from vlarl.evaluation.protocol import Evaluation, compare, rate
-from vlarl.reporting.sinks import read_jsonl
 from vlarl.system import cpu_cores, git_revision, machine_card
 from vlarl.training.run_folder import RunFolder, read_json, write_json
 
@@ -73,7 +72,7 @@ def _training(folder: RunFolder) -> dict[str, Any]:
     if not folder.train_summary.is_file():
         return {}
     state = read_json(folder.train_summary)
-    history = read_jsonl(folder.metrics)
+    history = folder.history()
     seconds = {name: sum(row[f"time/{key}"] for row in history) for name, key in _TIMES.items()}
     loop = sum(seconds.values()) or 1.0
     return {
