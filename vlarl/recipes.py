@@ -15,8 +15,8 @@ from vlarl.configs.training import (
 from vlarl.errors import unknown_name
 
 QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
-    "libero_object": (0, 8),
     "libero_goal": (1, 8),
+    "libero_object": (0, 8),
     "libero_spatial": (0,),
 }
 """Suite -> tasks that the quickstart takes of it: those with an expert. The first suite is the default."""
@@ -39,7 +39,8 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         recipe="quickstart",
         seed=seed,
         env=EnvConfig(name="libero", task_suite=suite, task_ids=task_ids, max_episode_steps=TRAINING_LIMITS.get(suite)),
-        policy=PolicyConfig(),
+        # Fingers and gripper command. Where the hand is has to be seen, or the policy could do without the image.
+        policy=PolicyConfig(proprio_entries=(9, 10, 11)),
         demonstrations=DemonstrationConfig(episodes_per_task=3),
         sft=SFTConfig(num_steps=1400),
         ppo=PPOConfig(num_iterations=12, learning_rate=5e-4, temperature=0.5),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,15 @@ def test_every_part_of_the_observation_matters(what):
     tokens = random_tokens(policy, 1)
     difference = policy(process_observations(one, TINY), tokens) - policy(process_observations(mixed, TINY), tokens)
     assert difference.abs().max() > 1e-3
+
+
+def test_proprioception_that_is_not_read_changes_nothing():
+    config = replace(TINY, proprio_entries=(1,))
+    policy = make_policy(config=config)
+    inputs, tokens = process_observations(make_observation(1), config), random_tokens(policy, 1)
+    moved = [replace(inputs, proprio=inputs.proprio + torch.eye(3)[[entry]]) for entry in range(3)]
+    differences = [(policy(other, tokens) - policy(inputs, tokens)).abs().max() for other in moved]
+    assert differences[0] == 0 and differences[2] == 0 and differences[1] > 1e-3
 
 
 def test_entropy_and_logprobs_of_a_known_head():
@@ -109,3 +120,9 @@ def test_wrong_observations_are_refused(change, message):
     fields = {"images": one.images, "proprio": one.proprio, "instructions": one.instructions} | change
     with pytest.raises(UserError, match=message):
         process_observations(Observation(**fields), TINY)
+
+
+@pytest.mark.parametrize("entries", [(), (0, 0), (3,), (-1, 0)])
+def test_impossible_proprio_entries_are_refused(entries):
+    with pytest.raises(UserError, match="proprio_entries must name different entries from 0 to 2"):
+        replace(TINY, proprio_entries=entries)

@@ -31,7 +31,9 @@ class PolicyConfig:
     max_instruction_tokens: int = 17
     """Instruction tokens; shorter instructions are padded and masked."""
     proprio_dim: int = 12
-    """Entries of the proprioception vector."""
+    """Entries of the environment's proprioception vector."""
+    proprio_entries: tuple[int, ...] | None = None
+    """Entries that the policy reads; the others it has to see in the image. None reads all."""
     action_dim: int = 7
     """Entries of one action."""
     action_horizon: int = 8
@@ -48,6 +50,11 @@ class PolicyConfig:
             raise UserError(
                 f"policy.image_size {self.image_size} is not a multiple of {stride}, the total stride of"
                 f" {len(self.vision_channels)} vision_channels"
+            )
+        if self.proprio_entries is not None and not _are_different_indices(self.proprio_entries, self.proprio_dim):
+            raise UserError(
+                f"policy.proprio_entries must name different entries from 0 to {self.proprio_dim - 1}, at least one,"
+                f" got {list(self.proprio_entries)}"
             )
         if self.hidden_size % (2 * self.num_heads):
             raise UserError(
@@ -69,3 +76,7 @@ class PolicyConfig:
     def num_action_tokens(self) -> int:
         """Action tokens of a turn (K)."""
         return self.action_dim * self.action_horizon
+
+
+def _are_different_indices(entries: tuple[int, ...], size: int) -> bool:
+    return bool(entries) and len(set(entries)) == len(entries) and set(entries) <= set(range(size))

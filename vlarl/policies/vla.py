@@ -96,7 +96,9 @@ class VLATrunk(nn.Module):
         width = config.hidden_size
         self.vision = ConvBackbone(config.vision_channels, config.num_image_tokens)
         self.projector = nn.Linear(config.vision_channels[-1], width)
-        self.proprio = nn.Sequential(nn.Linear(config.proprio_dim, width), nn.GELU(), nn.Linear(width, width))
+        self.proprio_entries = list(config.proprio_entries or range(config.proprio_dim))
+        read = len(self.proprio_entries)
+        self.proprio = nn.Sequential(nn.Linear(read, width), nn.GELU(), nn.Linear(width, width))
         self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
         self.register_buffer("proprio_std", torch.ones(config.proprio_dim))
         self.vocab_size = VOCAB_SIZE + config.num_bins
@@ -127,7 +129,8 @@ class VLATrunk(nn.Module):
         """
         images = self.projector(self.vision(inputs.images))
         text = self.decoder.embed_tokens(inputs.instruction_ids)
-        proprio = self.proprio((inputs.proprio - self.proprio_mean) / self.proprio_std).unsqueeze(1)
+        standardised = (inputs.proprio - self.proprio_mean) / self.proprio_std
+        proprio = self.proprio(standardised[:, self.proprio_entries]).unsqueeze(1)
         real = torch.ones_like(inputs.instruction_mask[:, :1])
         mask = torch.cat([real.expand(-1, images.shape[1]), inputs.instruction_mask, real], dim=1)
         return torch.cat([images, text, proprio], dim=1), mask
