@@ -1,5 +1,7 @@
 """Our stepping against upstream's, and the environment's contract, on the real simulator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,29 @@ def test_an_episode_is_a_function_of_start_and_actions(slots):
         results.append((slot.state(), transition.observation.image, transition.observation.proprio))
     for one, two in zip(*results, strict=True):
         assert np.array_equal(one, two)
+
+
+@pytest.mark.libero
+def test_frames_of_a_task_do_not_depend_on_other_tasks_in_the_process():
+    both = EnvConfig(name="libero", task_suite="libero_goal", task_ids=(7, 8))
+    prepare(both, print)
+
+    def frames(task_ids: tuple[int, ...]) -> dict[int, list[np.ndarray]]:
+        slots = dict(zip(task_ids, make_environments(both, len(task_ids)), strict=True))
+        seen = {t: [slot.reset(Start(task_id=t, split="train", index=3)).image] for t, slot in slots.items()}
+        for seed in range(3):
+            for t, slot in slots.items():
+                seen[t].append(slot.step(random_actions(8, seed)).observation.image)
+        return seen
+
+    together = frames((7, 8))
+    for task_id in (7, 8):
+        alone = replace(both, task_ids=(task_id,))
+        slot = make_environments(alone, 1)[0]
+        assert np.array_equal(slot.reset(Start(task_id=task_id, split="train", index=3)).image, together[task_id][0])
+        for seed in range(3):
+            image = slot.step(random_actions(8, seed)).observation.image
+            assert np.array_equal(image, together[task_id][1 + seed])
 
 
 @pytest.mark.libero

@@ -64,7 +64,6 @@ class Renderer:
         self._model = model
         self._lamps = [(model.site(lamp["site"]).id, lamp) for lamp in lamps]
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, MAX_GEOMS)
         for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
@@ -86,6 +85,8 @@ class Renderer:
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
+        # The renderers of a process share the GL context, which keeps the buffer of the last one.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         viewport = mujoco.MjrRect(0, 0, size, size)
         frame = np.empty((size, size, 3), dtype=np.uint8)
         mujoco.mjr_render(viewport, self._scene, self._context)
