@@ -12,11 +12,12 @@ from typing import IO
 import numpy as np
 
 # Before anything that loads mujoco: it chooses the GL library.
-from vlarl.envs.libero.rendering import Renderer  # isort: skip
+from vlarl.envs.libero.rendering import CAMERA, Renderer  # isort: skip
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import EnvObservation, EnvSpec, Progress, Transition
 from vlarl.envs.libero.cache import TaskFiles
+from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.simulation import Scene, Simulation
 from vlarl.envs.libero.starts import NUM_STARTS
 from vlarl.envs.libero.tasks import STEP_LIMITS, LiberoTask, load_task
@@ -133,6 +134,11 @@ class LiberoEnvironment:
 
     def reset(self, start: Start) -> EnvObservation:
         """Puts the slot into a start state; the objects are settled."""
+        self.begin(start)
+        return self.observe()
+
+    def begin(self, start: Start) -> None:
+        """As reset, without rendering."""
         self._current = self._shared[start.task_id]
         if start.task_id not in self._simulations:
             self._simulations[start.task_id] = Simulation(self._current.files, self._current.scene)
@@ -146,10 +152,21 @@ class LiberoEnvironment:
         training = self._config.max_episode_steps if start.split == "train" else None
         self._limit = training or protocol
         self._steps = 0
-        return self.observe()
 
     def step(self, actions: np.ndarray) -> Transition:
         """Executes actions [n, 7] until n are done, the goal is reached or the limit is."""
+        success, truncated, executed = self.execute(actions)
+        return Transition(
+            observation=self.observe(),
+            reward=float(success),
+            terminated=success,
+            truncated=truncated,
+            success=success,
+            executed_steps=executed,
+        )
+
+    def execute(self, actions: np.ndarray) -> tuple[bool, bool, int]:
+        """As step, without rendering; returns success, whether the limit ended the episode, and the executed steps."""
         self._simulation.activate()
         success, executed = False, 0
         for action in actions[: self._limit - self._steps]:
@@ -158,43 +175,37 @@ class LiberoEnvironment:
             if success:
                 break
         self._steps += executed
-        return Transition(
-            observation=self.observe(),
-            reward=float(success),
-            terminated=success,
-            truncated=not success and self._steps >= self._limit,
-            success=success,
-            executed_steps=executed,
-        )
+        return success, not success and self._steps >= self._limit, executed
 
     def observe(self) -> EnvObservation:
         """Renders what a policy would see now."""
-        robot = self._simulation.robot
-        rotation = self.ee_rotation
-        proprio = np.concatenate(
-            [
-                self.ee_position,
-                rotation[:, 0],
-                rotation[:, 1],
-                self._simulation.data.qpos[robot.finger_index],
-                robot.gripper,
-            ]
-        )
         return EnvObservation(
             image=self.render(self._config.image_size),
-            proprio=proprio.astype(np.float32),
+            proprio=self.proprio(),
             instruction=self._current.task.instruction,
         )
+
+    def proprio(self) -> np.ndarray:
+        """[PROPRIO_DIM] float32, see there."""
+        robot = self._simulation.robot
+        rotation = self.ee_rotation
+        fingers = self._simulation.data.qpos[robot.finger_index]
+        parts = [self.ee_position, rotation[:, 0], rotation[:, 1], fingers, robot.gripper]
+        return np.concatenate(parts).astype(np.float32)
 
     def step_once(self, action: np.ndarray) -> bool:
         """Executes one action [7] without rendering and without a limit; True once the goal is reached."""
         self._simulation.activate()
         return self._simulation.step(action)
 
-    def render(self, size: int) -> np.ndarray:
-        """The agent's camera, [size, size, 3] uint8 RGB, upright."""
+    def render(self, size: int, camera: str = CAMERA) -> np.ndarray:
+        """What a camera sees, by default the agent's, [size, size, 3] uint8 RGB, upright."""
         self._simulation.activate()
-        return self._current.renderer.render(self._simulation.data, size)
+        return self._current.renderer.render(self._simulation.data, size, camera)
+
+    def success(self) -> bool:
+        """Whether the goal holds in the last computed kinematics and contacts."""
+        return goal_reached(self._current.scene.goal, self._simulation.model, self._simulation.data)
 
     @property
     def task(self) -> LiberoTask:
@@ -223,10 +234,19 @@ class LiberoEnvironment:
         """[3] float64, a region of the scene, for example basket_1_contain_region, metres."""
         return self._simulation.data.site(name).xpos.copy()
 
+    @property
+    def simulation(self) -> Simulation:
+        """Of the current episode."""
+        return self._simulation
+
     def state(self) -> np.ndarray:
         """[S] float64, time, qpos and qvel as LIBERO's files hold them."""
-        data = self._simulation.data
-        return np.concatenate([[data.time], data.qpos, data.qvel])
+        return self._simulation.get_state()
+
+    def set_state(self, state: np.ndarray, fixture_poses: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Begins an episode of the current task in a state [S] as LIBERO's files hold it, unsettled."""
+        self._simulation.set_state(state, fixture_poses)
+        self._steps = 0
 
 
 def make_environments(config: EnvConfig, num_slots: int) -> list[LiberoEnvironment]:

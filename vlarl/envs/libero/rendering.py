@@ -76,12 +76,12 @@ class Renderer:
             model.site_group[site] = LAMP_GROUP
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.camera(CAMERA).id
 
-    def render(self, data: mujoco.MjData, size: int) -> np.ndarray:
+    def render(self, data: mujoco.MjData, size: int, camera: str = CAMERA) -> np.ndarray:
         """Returns [size, size, 3] uint8 RGB, upright. LIBERO's own arrays and files hold the rows bottom-up."""
         for site, lamp in self._lamps:
             self._model.site_rgba[site, 3] = joints_pass(lamp, data.qpos)
+        self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )

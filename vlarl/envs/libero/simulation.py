@@ -34,6 +34,7 @@ class Simulation:
         self.data = mujoco.MjData(self.model)
         self.robot = Robot(self.model, self.data, self.scene.stale)
         self.fixture_bodies = self.scene.fixture_bodies
+        self._is_stale = False
         self._fixture_poses = (
             self.model.body_pos[self.fixture_bodies].copy(),
             self.model.body_quat[self.fixture_bodies].copy(),
@@ -78,10 +79,26 @@ class Simulation:
             getattr(data, field)[:] = snapshot[field]
         self.robot.goal_ori[:] = snapshot["goal_ori"]
         self.robot.gripper[:] = snapshot["gripper"]
+        self._is_stale = False
         # Position and velocity stage only: a full forward pass would change the solver's warm start.
         mujoco.mj_step1(self.model, data)
 
+    def get_state(self) -> np.ndarray:
+        """[1 + nq + nv] float64: time, qpos and qvel, as LIBERO's files hold them."""
+        return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
+
+    def set_state(self, state: np.ndarray, fixture_poses: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Takes a state of LIBERO's files as upstream's reset followed by set_init_state does."""
+        model, data = self.model, self.data
+        mujoco.mj_resetData(model, data)
+        self.set_fixture_poses(*(fixture_poses or self._fixture_poses))
+        data.time, data.qpos[:], data.qvel[:] = state[0], state[1 : 1 + model.nq], state[1 + model.nq :]
+        self.reset_controller()
+        mujoco.mj_forward(model, data)
+        self._is_stale = True
+
     def step(self, action: np.ndarray) -> bool:
         """Executes one action [7] in [-1, 1]; returns whether the goal is reached."""
-        self.robot.step(np.asarray(action, dtype=np.float64))
+        self.robot.step(np.asarray(action, dtype=np.float64), is_stale=self._is_stale)
+        self._is_stale = False
         return goal_reached(self.scene.goal, self.model, self.data)
