@@ -1,8 +1,12 @@
 """What the environments are: which simulator, which tasks, how many slots."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from vlarl.errors import UserError
+from vlarl.errors import UserError, check_names
+
+Stepping = Literal["fast", "exact"]
+RenderProfile = Literal["fast", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,10 @@ class EnvConfig:
     """Actions executed per turn before the policy is asked again, env steps."""
     max_episode_steps: int | None = None
     """Episode limit for training, env steps; None takes the suite's protocol limit."""
+    stepping: Stepping = "fast"
+    """LIBERO's physics: "exact" gives upstream's bits, "fast" solves once per substep instead of three times."""
+    render_profile: RenderProfile = "fast"
+    """LIBERO's frames: "reference" gives upstream's pixels, "fast" draws light models without shadows."""
     seed: int = 0
     """Seed of the pools of training and validation starts."""
 
@@ -36,6 +44,8 @@ class EnvConfig:
         for name in ("image_size", "num_envs", "num_workers", "replan_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"env.{name} must be at least 1, got {getattr(self, name)}")
+        check_names("env.stepping", [self.stepping], get_args(Stepping))
+        check_names("env.render_profile", [self.render_profile], get_args(RenderProfile))
         if not self.task_ids:
             raise UserError("env.task_ids is empty: name at least one task")
         if len(set(self.task_ids)) != len(self.task_ids):

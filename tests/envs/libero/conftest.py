@@ -1,7 +1,7 @@
 import pytest
 
 from vlarl.configs.env import EnvConfig
-from vlarl.envs.libero.build import _fixture_bodies, make_upstream
+from vlarl.envs.libero.build import fixture_bodies, make_upstream
 from vlarl.envs.libero.env import make_environments, prepare
 from vlarl.envs.libero.tasks import load_task
 
@@ -20,4 +20,4 @@ def upstream():
     """Upstream's environment of the same task, and the fixture positions that its first reset gave."""
     environment = make_upstream(load_task("libero_goal", 7), seed=0)
     model = environment.sim.model._model
-    return environment, model.body_pos[_fixture_bodies(environment.env)].copy()
+    return environment, model.body_pos[fixture_bodies(environment.env)].copy()

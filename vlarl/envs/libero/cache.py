@@ -8,6 +8,8 @@ from pathlib import Path
 import mujoco
 from platformdirs import user_cache_dir
 
+from vlarl.configs.env import RenderProfile
+
 RECIPE_VERSION = 2
 """Raise it when what is built changes."""
 
@@ -30,8 +32,13 @@ class TaskFiles:
 
     @property
     def model(self) -> Path:
-        """Compiled model."""
+        """Compiled light model."""
         return self.folder / "model.mjb"
+
+    @property
+    def reference(self) -> Path:
+        """Compiled model with upstream's meshes and textures, built only for the profile "reference"."""
+        return self.folder / "reference.mjb"
 
     @property
     def description(self) -> Path:
@@ -42,9 +49,10 @@ class TaskFiles:
         """Settled start states of all splits."""
         return self.folder / f"starts_{seed}.npz"
 
-    def are_complete(self, seed: int) -> bool:
-        """Whether everything is built for the pools of this seed."""
-        return all(path.is_file() for path in (self.model, self.description, self.starts(seed)))
+    def are_complete(self, seed: int, profile: RenderProfile = "fast") -> bool:
+        """Whether everything is built for the pools of this seed and the render profile."""
+        reference = (self.reference,) if profile == "reference" else ()
+        return all(path.is_file() for path in (self.model, self.description, self.starts(seed), *reference))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

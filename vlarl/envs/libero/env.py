@@ -19,8 +19,8 @@ from vlarl.envs.base import EnvObservation, EnvSpec, Progress, Transition
 from vlarl.envs.libero.cache import TaskFiles
 from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.simulation import Scene, Simulation
-from vlarl.envs.libero.starts import NUM_STARTS
-from vlarl.envs.libero.tasks import STEP_LIMITS, LiberoTask, load_task
+from vlarl.envs.libero.starts import NO_MOTION, NUM_STARTS
+from vlarl.envs.libero.tasks import SETTLE_STEPS, STEP_LIMITS, LiberoTask, load_task
 from vlarl.errors import MissingSystemLibraryError, UserError
 from vlarl.types import Start
 
@@ -54,7 +54,9 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
     """
     make_spec(config)
     waiting = [
-        task_id for task_id in config.task_ids if not TaskFiles.of(config.task_suite, task_id).are_complete(config.seed)
+        task_id
+        for task_id in config.task_ids
+        if not TaskFiles.of(config.task_suite, task_id).are_complete(config.seed, config.render_profile)
     ]
     running: dict[int, tuple[subprocess.Popen[str], IO[str]]] = {}
     try:
@@ -79,6 +81,7 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
 def _start_build(config: EnvConfig, task_id: int) -> tuple[subprocess.Popen[str], IO[str]]:
     """Starts a builder and returns it with the file that takes its messages: a pipe nobody reads could fill up."""
     arguments = [sys.executable, "-m", "vlarl.envs.libero.build", config.task_suite, str(task_id), str(config.seed)]
+    arguments.append(config.render_profile)
     log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - as long as the process
     # Without input: nothing that a builder imports can stop and ask.
     process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, text=True)
@@ -108,10 +111,10 @@ class _Shared:
 def _load_shared(config: EnvConfig, task_id: int) -> _Shared:
     task = load_task(config.task_suite, task_id)
     files = TaskFiles.of(config.task_suite, task_id)
-    if not files.are_complete(config.seed):
+    if not files.are_complete(config.seed, config.render_profile):
         raise UserError(f"{config.task_suite} task {task_id} is not built: call prepare first")
     try:
-        scene = Scene(files)
+        scene = Scene(files, config.render_profile)
         with np.load(files.starts(config.seed), allow_pickle=False) as raw:
             starts = {name: raw[name] for name in raw.files}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -119,7 +122,7 @@ def _load_shared(config: EnvConfig, task_id: int) -> _Shared:
             f"the built files of {config.task_suite} task {task_id} are damaged ({error}): delete the folder"
             f" {files.folder} and run the same command again"
         ) from error
-    return _Shared(task, files, scene, Renderer(scene.model, scene.lamps), starts)
+    return _Shared(task, files, scene, Renderer(scene.model, scene.lamps, config.render_profile), starts)
 
 
 class LiberoEnvironment:
@@ -141,17 +144,29 @@ class LiberoEnvironment:
         """As reset, without rendering."""
         self._current = self._shared[start.task_id]
         if start.task_id not in self._simulations:
-            self._simulations[start.task_id] = Simulation(self._current.files, self._current.scene)
+            self._simulations[start.task_id] = Simulation(
+                self._current.files, self._current.scene, self._config.stepping
+            )
         self._simulation = self._simulations[start.task_id]
         prefix = f"{start.split}/"
         fields = {
             k.removeprefix(prefix): v[start.index] for k, v in self._current.starts.items() if k.startswith(prefix)
         }
         self._simulation.restore(fields)
+        if self._config.stepping == "exact" and start.split == "evaluation":
+            # The snapshot was settled with fast stepping.
+            self._settle_exactly(start.index)
         protocol = STEP_LIMITS[self._config.task_suite]
         training = self._config.max_episode_steps if start.split == "train" else None
         self._limit = training or protocol
         self._steps = 0
+
+    def _settle_exactly(self, init_state_id: int) -> None:
+        """Rests from a fixed initial state, with the snapshot's fixture poses."""
+        states = np.load(self._current.task.init_states_file, allow_pickle=False)["states"]
+        self._simulation.set_state(states[init_state_id])
+        for _ in range(SETTLE_STEPS):
+            self._simulation.step(NO_MOTION)
 
     def step(self, actions: np.ndarray) -> Transition:
         """Executes actions [n, 7] until n are done, the goal is reached or the limit is."""
@@ -187,10 +202,10 @@ class LiberoEnvironment:
 
     def proprio(self) -> np.ndarray:
         """[PROPRIO_DIM] float32, see there."""
-        robot = self._simulation.robot
-        rotation = self.ee_rotation
-        fingers = self._simulation.data.qpos[robot.finger_index]
-        parts = [self.ee_position, rotation[:, 0], rotation[:, 1], fingers, robot.gripper]
+        robot, observed = self._simulation.robot, self._simulation.observed
+        rotation = observed.site_xmat[robot.site].reshape(3, 3)
+        fingers = observed.qpos[robot.finger_index]
+        parts = [observed.site_xpos[robot.site], rotation[:, 0], rotation[:, 1], fingers, robot.gripper]
         return np.concatenate(parts).astype(np.float32)
 
     def step_once(self, action: np.ndarray) -> bool:
@@ -201,7 +216,8 @@ class LiberoEnvironment:
     def render(self, size: int, camera: str = CAMERA) -> np.ndarray:
         """What a camera sees, by default the agent's, [size, size, 3] uint8 RGB, upright."""
         self._simulation.activate()
-        return self._current.renderer.render(self._simulation.data, size, camera)
+        simulation = self._simulation
+        return self._current.renderer.render(simulation.observed, size, camera, simulation.lamp_qpos)
 
     def success(self) -> bool:
         """Whether the goal holds in the last computed kinematics and contacts."""

@@ -77,7 +77,14 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         check_names("render mode", [render_mode], [None, "rgb_array"])
         if not cameras:
             raise UserError("cameras is empty: name at least one, for example 'agentview'")
-        config = EnvConfig(task_suite=task_suite, task_ids=(task_id,), image_size=image_size, replan_steps=replan_steps)
+        config = EnvConfig(
+            task_suite=task_suite,
+            task_ids=(task_id,),
+            image_size=image_size,
+            replan_steps=replan_steps,
+            stepping=stepping,
+            render_profile=profile,
+        )
         prepare(config, _log.warning)
         self.task_suite, self.task_id = task_suite, task_id
         self.render_mode = render_mode

@@ -1,4 +1,4 @@
-"""Cheap frames: one GL context per process, one renderer per model."""
+"""Frames: one GL context per process, one renderer per model."""
 
 import os
 from collections.abc import Sequence
@@ -29,10 +29,12 @@ except (ImportError, AttributeError, RuntimeError) as error:
     raise _missing_library(error) from error
 import numpy as np  # noqa: E402
 
+from vlarl.configs.env import RenderProfile  # noqa: E402
 from vlarl.envs.libero.goals import joints_pass  # noqa: E402
 
 CAMERA = "agentview"
 MAX_GEOMS = 2000
+UPSTREAM_MAX_GEOMS = 1000
 LAMP_GROUP = 5
 """Site group of what upstream shows while something is turned on; the other sites are hidden."""
 
@@ -57,34 +59,52 @@ def _make_context_current() -> None:
 
 
 class Renderer:
-    """Renders the agent's camera of one model, without shadows, reflections and multisampling."""
+    """Renders the cameras of one model.
 
-    def __init__(self, model: mujoco.MjModel, lamps: Sequence[dict[str, Any]] = ()) -> None:
+    The profile "fast" draws without shadows, reflections and haze, "reference" exactly as upstream does.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, lamps: Sequence[dict[str, Any]] = (), profile: RenderProfile = "fast"
+    ) -> None:
         _make_context_current()
         self._model = model
         self._lamps = [(model.site(lamp["site"]).id, lamp) for lamp in lamps]
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        self._scene = mujoco.MjvScene(model, MAX_GEOMS)
-        for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
-            self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
         self._option = mujoco.MjvOption()
         # Group 0 holds the collision geoms.
         self._option.geomgroup[0] = 0
-        self._option.sitegroup[:] = 0
-        self._option.sitegroup[LAMP_GROUP] = 1
-        for site, _ in self._lamps:
-            model.site_group[site] = LAMP_GROUP
+        if profile == "fast":
+            self._scene = mujoco.MjvScene(model, MAX_GEOMS)
+            for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE"):
+                self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+            self._option.sitegroup[:] = 0
+            self._option.sitegroup[LAMP_GROUP] = 1
+            for site, _ in self._lamps:
+                model.site_group[site] = LAMP_GROUP
+        else:
+            self._scene = mujoco.MjvScene(model, UPSTREAM_MAX_GEOMS)
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
 
-    def render(self, data: mujoco.MjData, size: int, camera: str = CAMERA) -> np.ndarray:
-        """Returns [size, size, 3] uint8 RGB, upright. LIBERO's own arrays and files hold the rows bottom-up."""
+    def render(
+        self, data: mujoco.MjData, size: int, camera: str = CAMERA, lamp_qpos: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns [size, size, 3] uint8 RGB, upright. LIBERO's own arrays and files hold the rows bottom-up.
+
+        Args:
+            data: of the model; positions are up to date.
+            size: pixels.
+            camera: name in the model, for example "agentview" or "robot0_eye_in_hand".
+            lamp_qpos: [nq] positions that decide which lamps are lit; None takes those of `data`.
+        """
         for site, lamp in self._lamps:
-            self._model.site_rgba[site, 3] = joints_pass(lamp, data.qpos)
+            self._model.site_rgba[site, 3] = joints_pass(lamp, data.qpos if lamp_qpos is None else lamp_qpos)
         self._camera.fixedcamid = self._model.camera(camera).id
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
+        self._fit_buffer(size)
         # The renderers of a process share the GL context, which keeps the buffer of the last one.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         viewport = mujoco.MjrRect(0, 0, size, size)
@@ -92,3 +112,8 @@ class Renderer:
         mujoco.mjr_render(viewport, self._scene, self._context)
         mujoco.mjr_readPixels(frame, None, viewport, self._context)
         return frame[::-1].copy()
+
+    def _fit_buffer(self, size: int) -> None:
+        """Enlarges the buffer where it is smaller than the image."""
+        if size > min(self._context.offWidth, self._context.offHeight):
+            mujoco.mjr_resizeOffscreen(size, size, self._context)

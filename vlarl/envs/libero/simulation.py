@@ -5,34 +5,41 @@ import json
 import mujoco
 import numpy as np
 
+from vlarl.configs.env import RenderProfile, Stepping
 from vlarl.envs.libero.cache import TaskFiles
+from vlarl.envs.libero.exact import ExactRobot
 from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.stepping import Robot, StaleState, make_stale_state
+from vlarl.envs.libero.tasks import SETTLE_STEPS
 
 
 class Scene:
-    """What the slots of one task share: the model and its numbers. Slots take turns, so they can share the model."""
+    """What the slots of one task share: the model and its numbers. Slots take turns, so they can share the model.
 
-    def __init__(self, files: TaskFiles) -> None:
-        self.model = mujoco.MjModel.from_binary_path(str(files.model))
+    The profile "fast" loads the light model, "reference" upstream's own; bodies, joints and sites have the same
+    numbers in both, and the same physics.
+    """
+
+    def __init__(self, files: TaskFiles, profile: RenderProfile = "fast") -> None:
+        self.profile: RenderProfile = profile
+        self.model = mujoco.MjModel.from_binary_path(str(files.model if profile == "fast" else files.reference))
         description = json.loads(files.description.read_text())
         self.goal = description["goal"]
         self.lamps = description["lamps"]
         self.object_bodies: dict[str, int] = description["object_bodies"]
         self.fixture_bodies = np.array(description["fixture_bodies"], dtype=np.int64)
-        self.stale: StaleState = make_stale_state(
-            self.model, np.array(description["default_joints"]), np.array(description["default_fingers"])
-        )
+        self.stale: StaleState = make_stale_state(self.model, np.array(description["default_joints"]))
 
 
 class Simulation:
     """The state of one slot in a scene."""
 
-    def __init__(self, files: TaskFiles, scene: Scene | None = None) -> None:
+    def __init__(self, files: TaskFiles, scene: Scene | None = None, stepping: Stepping = "fast") -> None:
         self.scene = scene or Scene(files)
         self.model = self.scene.model
         self.data = mujoco.MjData(self.model)
-        self.robot = Robot(self.model, self.data, self.scene.stale)
+        make_robot = ExactRobot if stepping == "exact" else Robot
+        self.robot = make_robot(self.model, self.data, self.scene.stale)
         self.fixture_bodies = self.scene.fixture_bodies
         self._is_stale = False
         self._fixture_poses = (
@@ -49,10 +56,15 @@ class Simulation:
         """Puts this slot's fixture poses into the shared model; call it before using the slot after another one."""
         self.model.body_pos[self.fixture_bodies], self.model.body_quat[self.fixture_bodies] = self._fixture_poses
 
-    def reset_controller(self) -> None:
-        """The controller as upstream has it after a reset: default orientation, gripper at rest."""
-        self.robot.goal_ori[:] = self.scene.stale.rotation
-        self.robot.gripper[:] = 0.0
+    @property
+    def observed(self) -> mujoco.MjData:
+        """What frames and proprioception show: the present, with exact stepping the moment that upstream observes."""
+        return self.robot.view if isinstance(self.robot, ExactRobot) else self.data
+
+    @property
+    def lamp_qpos(self) -> np.ndarray:
+        """[nq] positions that decide which lamps `observed` shows lit."""
+        return self.robot.lamp_qpos if isinstance(self.robot, ExactRobot) else self.data.qpos
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Everything that the future depends on."""
@@ -82,20 +94,39 @@ class Simulation:
         self._is_stale = False
         # Position and velocity stage only: a full forward pass would change the solver's warm start.
         mujoco.mj_step1(self.model, data)
+        if isinstance(self.robot, ExactRobot):
+            self.robot.begin_observing(SETTLE_STEPS)
 
     def get_state(self) -> np.ndarray:
         """[1 + nq + nv] float64: time, qpos and qvel, as LIBERO's files hold them."""
         return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
 
-    def set_state(self, state: np.ndarray, fixture_poses: tuple[np.ndarray, np.ndarray] | None = None) -> None:
-        """Takes a state of LIBERO's files as upstream's reset followed by set_init_state does."""
+    def set_state(
+        self,
+        state: np.ndarray,
+        fixture_poses: tuple[np.ndarray, np.ndarray] | None = None,
+        warm_start: np.ndarray | None = None,
+    ) -> None:
+        """Takes a state of LIBERO's files as upstream's reset followed by set_init_state does.
+
+        Args:
+            state: [1 + nq + nv] time, qpos and qvel. Controller and gripper become those after a reset.
+            fixture_poses: positions [F, 3] and quaternions [F, 4] of the fixtures; None keeps the current ones.
+            warm_start: [nv] accelerations that the solver starts from; None is zero. Upstream's reset leaves those of
+                the objects' poses that it drew.
+        """
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
         self.set_fixture_poses(*(fixture_poses or self._fixture_poses))
         data.time, data.qpos[:], data.qvel[:] = state[0], state[1 : 1 + model.nq], state[1 + model.nq :]
-        self.reset_controller()
+        if warm_start is not None:
+            data.qacc_warmstart[:] = warm_start
+        self.robot.goal_ori[:] = self.scene.stale.rotation
+        self.robot.gripper[:] = 0.0
         mujoco.mj_forward(model, data)
         self._is_stale = True
+        if isinstance(self.robot, ExactRobot):
+            self.robot.begin_observing()
 
     def step(self, action: np.ndarray) -> bool:
         """Executes one action [7] in [-1, 1]; returns whether the goal is reached."""

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from vlarl.envs.libero.cache import TaskFiles
@@ -58,12 +57,7 @@ def _fixture_poses(upstream: Any, simulation: Simulation) -> tuple[np.ndarray, n
 
 def _settle(simulation: Simulation, state: np.ndarray, poses: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
     """Rests from a raw state as the evaluation protocol does; returns the snapshot."""
-    model, data = simulation.model, simulation.data
-    mujoco.mj_resetData(model, data)
-    simulation.set_fixture_poses(*poses)
-    data.time, data.qpos[:], data.qvel[:] = state[0], state[1 : 1 + model.nq], state[1 + model.nq :]
-    simulation.reset_controller()
-    mujoco.mj_forward(model, data)
-    for step in range(SETTLE_STEPS):
-        simulation.robot.step(NO_MOTION, is_stale=step == 0)
+    simulation.set_state(state, poses)
+    for _ in range(SETTLE_STEPS):
+        simulation.step(NO_MOTION)
     return simulation.snapshot()

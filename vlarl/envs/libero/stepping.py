@@ -234,11 +234,11 @@ def joint_indices(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray, np.nda
     )
 
 
-def make_stale_state(model: mujoco.MjModel, joints: np.ndarray, fingers: np.ndarray) -> StaleState:
-    """Computes the controller's view of the default pose: arm joints [7], fingers [2]."""
+def make_stale_state(model: mujoco.MjModel, joints: np.ndarray) -> StaleState:
+    """Computes the controller's view of the default pose: arm joints [7], fingers where the model has them."""
     data = mujoco.MjData(model)
-    qpos_index, dof_index, finger_index = joint_indices(model)
-    data.qpos[qpos_index], data.qpos[finger_index] = joints, fingers
+    qpos_index, dof_index, _ = joint_indices(model)
+    data.qpos[qpos_index] = joints
     mujoco.mj_forward(model, data)
     mass, jac_pos, jac_rot = np.zeros((model.nv, model.nv)), np.zeros((3, model.nv)), np.zeros((3, model.nv))
     mujoco.mj_fullM(model, mass, data.qM)
