@@ -3,12 +3,13 @@
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from vlarl.errors import EXIT_MISSING_SYSTEM_LIBRARY, EXIT_USER_ERROR, MissingSystemLibraryError
+from vlarl.errors import EXIT_MISSING_SYSTEM_LIBRARY, EXIT_USER_ERROR, MissingSystemLibraryError, UserError
 from vlarl.system import (
     APT_INSTALL_LINE,
     CARD_PACKAGES,
@@ -58,6 +59,33 @@ def run_checks() -> list[Check]:
         _check_memory(),
         _check_disk(),
     ]
+
+
+def run_libero_checks() -> Iterator[Check]:
+    """Compares ours with upstream on one task per suite, about half a minute each."""
+    # Only on demand: it loads the simulator.
+    from vlarl.envs.libero.parity import SAMPLE
+
+    for suite, task_id in SAMPLE.items():
+        yield _check_task(suite, task_id)
+
+
+def _check_task(suite: str, task_id: int) -> Check:
+    from vlarl.envs.libero.parity import make_request, run_live
+
+    name = f"{suite} task {task_id}"
+    try:
+        exact, fast = run_live(make_request(suite, task_id, steps=90, with_frames=True))
+    except UserError as error:
+        return _failed(name, str(error), "see the message")
+    detail = (
+        f"exact stepping differs from upstream by {exact.max_qpos:.0e} in qpos and {exact.max_qvel:.0e} in qvel over"
+        f" {exact.steps} steps, {exact.differing_flags} flags and {exact.differing_pixels} pixels of {exact.frames}"
+        f" frames differ; fast stepping by {fast.max_qpos_free:.0e} in free motion, {fast.max_qpos:.0e} in contact"
+    )
+    if exact.is_identical and fast.is_within_tolerance:
+        return Check(name=name, ok=True, detail=detail)
+    return _failed(name, detail, "install the versions of constraints.txt; if they are, report it with this line")
 
 
 def _check_python() -> Check:

@@ -1,7 +1,8 @@
 """Is it LIBERO? Compares our stepping and frames with an episode that upstream recorded."""
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vlarl.configs.env import RenderProfile, Stepping
 from vlarl.envs.libero.cache import TaskFiles
 from vlarl.envs.libero.recording import CAMERAS, Recording, Request, record
 from vlarl.envs.libero.simulation import Scene, Simulation
+from vlarl.envs.libero.tasks import NUM_INIT_STATES
 
 FREE_STEPS = 60
 """Actions of `free_and_pressing_actions` that move through the air."""
@@ -52,6 +54,11 @@ class Comparison:
         """Whether every bit is equal."""
         return not (self.max_qpos or self.max_qvel or self.differing_flags or self.differing_pixels)
 
+    @property
+    def is_within_tolerance(self) -> bool:
+        """Whether fast stepping is as near as it promises to be."""
+        return self.max_qpos_free <= FREE_TOLERANCE and self.max_qpos <= CONTACT_TOLERANCE and not self.differing_flags
+
 
 def free_and_pressing_actions(seed: int, steps: int) -> np.ndarray:
     """Random actions [steps, 7]: FREE_STEPS that tend upwards, then down onto whatever is there, in turns."""
@@ -63,28 +70,32 @@ def free_and_pressing_actions(seed: int, steps: int) -> np.ndarray:
     return actions
 
 
-def record_sample(
-    suite: str,
-    task_id: int,
-    *,
-    steps: int,
-    frame_steps: tuple[int, ...] = (),
-    models: Path | None = None,
-    seed: int = 0,
-) -> Recording:
-    """Records upstream under `free_and_pressing_actions` from the fixed initial state `seed` % 50."""
-    actions = free_and_pressing_actions(seed, steps)
-    return record(
-        Request(
-            suite=suite,
-            task_id=task_id,
-            init_state_id=seed % 50,
-            actions=actions,
-            frame_steps=frame_steps,
-            models=models,
-            profile="reference" if frame_steps else "fast",
-        )
+def make_request(suite: str, task_id: int, *, steps: int, with_frames: bool, seed: int = 0) -> Request:
+    """`free_and_pressing_actions` from the fixed initial state `seed` % 50, perhaps with frames now and then."""
+    return Request(
+        suite=suite,
+        task_id=task_id,
+        init_state_id=seed % NUM_INIT_STATES,
+        actions=free_and_pressing_actions(seed, steps),
+        # The first ones show that the observation's moment is right, the last that it does not drift.
+        frame_steps=tuple(sorted({0, 1, 2, steps // 2, steps})) if with_frames else (),
+        profile="reference" if with_frames else "fast",
     )
+
+
+def run_live(request: Request) -> tuple[Comparison, Comparison]:
+    """Records upstream now, with models built in a scratch folder; returns exact and fast stepping against it.
+
+    Exact stepping is compared with reference frames where the request has frames.
+
+    Raises:
+        UserError: upstream failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = TaskFiles(Path(folder))
+        recording = record(replace(request, models=files.folder))
+        profile = "reference" if request.frame_steps else None
+        return compare(recording, files, "exact", profile), compare(recording, files, "fast")
 
 
 def compare(

@@ -43,6 +43,8 @@ class Request:
     """Folder where ours are built if they are missing, see `TaskFiles`; None builds nothing."""
     profile: RenderProfile = "reference"
     """Models to build."""
+    redraws_fixtures: bool = True
+    """Whether a second reset gives other fixture poses than those of the built models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +115,8 @@ def _run_upstream(request: Request) -> Recording:
     upstream = make_upstream(task, seed=0, image_size=request.image_size if request.frame_steps else None)
     if request.models:
         build_models(task, TaskFiles(request.models), upstream, request.profile)
-    # Other fixture poses than those of the built models.
-    upstream.reset()
+    if request.redraws_fixtures:
+        upstream.reset()
     sim = upstream.sim
     model, data, bodies = sim.model._model, sim.data, fixture_bodies(upstream.env)
     state = np.load(task.init_states_file, allow_pickle=False)["states"][request.init_state_id]
@@ -155,6 +157,7 @@ def main(argv: Sequence[str]) -> None:
         fields[name] = int(fields[name])
     for name in ("suite", "profile"):
         fields[name] = str(fields[name])
+    fields["redraws_fixtures"] = bool(fields["redraws_fixtures"])
     models = Path(str(fields.pop("models"))) if "models" in fields else None
     frame_steps = tuple(int(step) for step in fields.pop("frame_steps"))
     _run_upstream(Request(**fields, frame_steps=frame_steps, models=models)).save(Path(argv[1]))
