@@ -1,6 +1,6 @@
 """Records the upstream episodes that the tests compare with: one task per suite, physics only.
 
-    python scripts/record_libero_parity.py [--output tests/envs/libero/data] [--steps 90]
+python scripts/record_libero_parity.py [--output tests/envs/libero/data] [--steps 90]
 """
 
 import argparse
