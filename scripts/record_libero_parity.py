@@ -1,7 +1,4 @@
-"""Records the upstream episodes that the tests compare with: one task per suite, physics only.
-
-python scripts/record_libero_parity.py [--output tests/envs/libero/data] [--steps 90]
-"""
+"""Records the upstream episodes that the tests compare with: one task per suite, physics only."""
 
 import argparse
 from pathlib import Path

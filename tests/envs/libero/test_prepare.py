@@ -77,7 +77,7 @@ def test_damaged_files_are_named_with_the_fix(cache, damaged, monkeypatch):
     write_atomically(cache.starts(0), lambda path: np.savez(path, a=np.zeros(1)))
     if damaged == "starts":
         cache.starts(0).write_bytes(b"PK")
-        monkeypatch.setattr(env, "Scene", lambda files: None)
+        monkeypatch.setattr(env, "Scene", lambda *_: None)
     with pytest.raises(UserError, match="are damaged.*delete the folder"):
         env.make_environments(CONFIG, 1)
 

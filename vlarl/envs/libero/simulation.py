@@ -12,7 +12,7 @@ from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.stepping import Robot, StaleState, make_stale_state
 from vlarl.envs.libero.tasks import SETTLE_STEPS
 
-FAST_TOLERANCE = 1e-10
+FAST_TOLERANCE = 1e-12
 """Of the constraint solver with fast stepping. Upstream's 1e-8 is enough for three solves per substep, but with one it
 can stop early at an impact, and qpos is off by a millimetre."""
 
