@@ -1,9 +1,10 @@
-"""The contract of an environment: one module with three functions, one registry line.
+"""The contract of an environment: one module with four functions, one registry line.
 
 A registered module has
     prepare(config, progress)                 builds caches (models, start pools); safe to call again
     make_spec(config) -> EnvSpec              cheap; raises UserError for an unknown suite or task
     make_environments(config, num_slots)      in a worker process: `num_slots` Environment objects, sharing what can be
+    replay_frames(config, start, actions, size=256, every=1)      frames [F, size, size, 3] of an episode for a video
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from vlarl.errors import unknown_name
 from vlarl.types import Split, Start
 
 ENVIRONMENTS: dict[str, str] = {
+    "gymnasium": "vlarl.envs.gymnasium_adapter",
     "libero": "vlarl.envs.libero.env",
     "toy": "vlarl.envs.toy",
 }
