@@ -1,0 +1,418 @@
+"""LIBERO's speed against upstream's environment, in turns in one run: ratios with their spread.
+
+    python benchmarks/libero_speed.py [--tasks libero_object:0 libero_goal:8] [--repeats 5] [--output speed.json]
+
+Upstream runs in a process of its own, with its own threads, and rests while the project's turn is, and the other way
+round. Both start from the same state and take the same random actions. A rate is the best of the repeats; the spread
+of a ratio is its smallest and largest value over the repeats. The bare loops make the same MuJoCo calls with the
+recorded controls and nothing else; they have to end in the same bits, or the benchmark fails.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TURN = 8
+"""Env steps per frame in training."""
+TRAINING_TURNS = 5
+UPSTREAM_STEPS = 6
+"""Env steps per repeat where a step renders two reference frames."""
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+NUM_ENVS = 8
+WORKER_TURNS = 10
+WORKER_REPEATS = 4
+TARGETS: dict[str, float] = {
+    "a: training setting / upstream as shipped": 150,
+    "a: training setting / upstream, same cadence": 5,
+    "a: training setting / bare MuJoCo calls": 0.8,
+    "b: exact, reference / upstream as shipped": 1.05,
+    "b: exact, reference / bare MuJoCo calls": 0.9,
+    "c: fast frames, 2 x 256 px / upstream as shipped": 20,
+    "d: task ready, upstream / from cache": 12,
+    "d: reset, upstream / from cache": 400,
+    "e: two workers / one": 1.8,
+}
+
+
+@dataclass
+class Series:
+    """Rates, or seconds, of one contestant, one per repeat."""
+
+    values: list[float] = field(default_factory=list)
+
+    def ratio(self, other: "Series", best: Callable[[list[float]], float] = max) -> dict[str, float]:
+        """Best over best, and the smallest and largest ratio of the repeats."""
+        pairs = [a / b for a, b in zip(self.values, other.values, strict=True)]
+        return {"ratio": best(self.values) / best(other.values), "low": min(pairs), "high": max(pairs)}
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of a call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def random_actions(count: int) -> np.ndarray:
+    """[count, 7], the same in every repeat and for everybody."""
+    return np.random.default_rng(0).uniform(-1.0, 1.0, (count, 7))
+
+
+# ---- upstream, in its own process
+
+
+def serve_upstream(connection: Connection, suite: str, task_id: int) -> None:
+    """Answers requests (name, argument) with seconds."""
+    # Set by the project for its own small frames; upstream has the driver's default.
+    os.environ.pop("LP_NUM_THREADS", None)
+    upstream = Upstream(suite, task_id)
+    while True:
+        try:
+            name, argument = connection.recv()
+        except EOFError:
+            return
+        connection.send(getattr(upstream, name)(argument))
+
+
+class Upstream:
+    """Upstream's usual environment: agentview and wrist camera at 256 pixels in every observation."""
+
+    def __init__(self, suite: str, task_id: int) -> None:
+        from vlarl.envs.libero.tasks import load_task
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            from libero.libero.envs.env_wrapper import OffScreenRenderEnv
+        self._make = lambda: OffScreenRenderEnv(
+            bddl_file_name=str(load_task(suite, task_id).bddl_file), camera_heights=256, camera_widths=256
+        )
+        self._env: Any = None
+
+    def ready(self, _: object) -> float:
+        """From nothing to the first observation."""
+        if self._env is not None:
+            self._env.close()
+
+        def make() -> None:
+            self._env = self._make()
+            self._env.reset()
+
+        return timed(make)
+
+    def reset(self, state: np.ndarray) -> float:
+        """A reset to an initial state, without settling."""
+
+        def reset() -> None:
+            self._env.reset()
+            self._env.set_init_state(state)
+
+        return timed(reset)
+
+    def as_shipped(self, state: np.ndarray) -> float:
+        """Seconds per env step."""
+        self._begin(state)
+        actions = random_actions(UPSTREAM_STEPS)
+        return timed(lambda: [self._env.step(action) for action in actions]) / len(actions)
+
+    def same_cadence(self, state: np.ndarray) -> float:
+        """Seconds per env step with one 64-pixel frame per turn."""
+        self._begin(state)
+        env = self._env.env
+        cameras = [name for name in env.observation_names if name.endswith("_image")]
+        for name in cameras:
+            env.modify_observable(name, "enabled", False)
+
+        def play() -> None:
+            for turn in range(2):
+                for action in random_actions(2 * TURN)[turn * TURN :][:TURN]:
+                    self._env.step(action)
+                env.sim.render(width=64, height=64, camera_name=CAMERAS[0])
+
+        seconds = timed(play) / (2 * TURN)
+        for name in cameras:
+            env.modify_observable(name, "enabled", True)
+        return seconds
+
+    def _begin(self, state: np.ndarray) -> None:
+        self._env.set_init_state(state)
+        self._env.env.timestep, self._env.env.done = 0, False
+
+
+class UpstreamProcess:
+    """The other end of serve_upstream."""
+
+    def __init__(self, suite: str, task_id: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve_upstream, args=(theirs, suite, task_id), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, name: str, argument: object = None) -> float:
+        """Calls a method of Upstream."""
+        self._connection.send((name, argument))
+        return self._connection.recv()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._connection.close()
+        self._process.join()
+
+
+# ---- bare loops
+
+
+def compile_bare_steps() -> tuple[Callable[..., None], Callable[..., None]]:
+    """Loops over substeps that make the MuJoCo calls of the fast and of the exact stepping, controls given."""
+    import numba
+    from numba import types
+
+    # Makes the library's functions known by name.
+    import vlarl.envs.libero.stepping  # noqa: F401
+
+    pointer = types.uintp
+    step1, step2, forward, step = (
+        types.ExternalFunction(f"mj_{name}", types.void(pointer, pointer))
+        for name in ("step1", "step2", "forward", "step")
+    )
+    full_m = types.ExternalFunction("mj_fullM", types.void(pointer, pointer, pointer))
+    jac_site = types.ExternalFunction("mj_jacSite", types.void(pointer, pointer, pointer, pointer, types.int32))
+
+    @numba.njit
+    def fast(model, data, qm, site, ctrl, controls, mass, jac) -> None:  # noqa: ANN001
+        for control in controls:
+            step1(model, data)
+            full_m(model, mass.ctypes.data, qm)
+            jac_site(model, data, jac.ctypes.data, jac[3:].ctypes.data, site)
+            ctrl[:] = control
+            step2(model, data)
+
+    @numba.njit
+    def exact(model, data, qm, site, ctrl, controls, mass, jac) -> None:  # noqa: ANN001
+        for control in controls:
+            forward(model, data)
+            full_m(model, mass.ctypes.data, qm)
+            jac_site(model, data, jac.ctypes.data, jac[3:].ctypes.data, site)
+            forward(model, data)
+            ctrl[:] = control
+            step(model, data)
+
+    return fast, exact
+
+
+class BareLoop:
+    """The MuJoCo calls that an environment needs, with controls recorded from it."""
+
+    def __init__(self, env: Any, steps: Callable[..., None], actions: np.ndarray) -> None:  # noqa: ANN401 - LiberoEnv
+        import mujoco
+
+        self._mujoco = mujoco
+        self._simulation = env.unwrapped._slot.simulation
+        self._renderer = env.unwrapped._slot._current.renderer
+        self._steps = steps
+        self._state = self._simulation.snapshot()
+        self._controls = self._record(actions)
+        self._end = self._simulation.data.qpos.copy()
+        model = self._simulation.model
+        self._scratch = (np.zeros((model.nv, model.nv)), np.zeros((6, model.nv)))
+        self._play(self._controls[:1])
+        self.begin()
+
+    def _record(self, actions: np.ndarray) -> np.ndarray:
+        """Controls [steps, substeps, nu]: what each substep's first callback sees is the control of the one before."""
+        seen: dict[float, np.ndarray] = {}
+        self._mujoco.set_mjcb_control(lambda model, data: seen.setdefault(data.time, data.ctrl.copy()))
+        try:
+            for action in actions:
+                self._simulation.step(action)
+        finally:
+            self._mujoco.set_mjcb_control(None)
+        controls = [*list(seen.values())[1:], self._simulation.data.ctrl.copy()]
+        return np.reshape(controls, (len(actions), -1, self._simulation.model.nu))
+
+    def begin(self) -> None:
+        """Back to the state before the actions."""
+        self._simulation.restore(self._state)
+
+    def run(self, frames_every: int, size: int, cameras: tuple[str, ...]) -> None:
+        """Repeats the episode with frames."""
+        for first in range(0, len(self._controls), frames_every):
+            self._play(self._controls[first : first + frames_every].reshape(-1, self._controls.shape[2]))
+            for camera in cameras:
+                self._render(size, camera)
+
+    def check(self) -> None:
+        """Fails unless the last run ended where the environment did, in the same bits."""
+        if not np.array_equal(self._simulation.data.qpos, self._end):
+            raise SystemExit("the bare loop did not repeat the environment's physics: the comparison would be unfair")
+
+    def _play(self, controls: np.ndarray) -> None:
+        model, data = self._simulation.model, self._simulation.data
+        self._steps(
+            model._address, data._address, data.qM.ctypes.data, self._simulation.robot.site, data.ctrl,
+            np.ascontiguousarray(controls.reshape(-1, model.nu)), *self._scratch,
+        )  # fmt: skip
+
+    def _render(self, size: int, camera: str) -> None:
+        mujoco, renderer = self._mujoco, self._renderer
+        model, data = self._simulation.model, self._simulation.data
+        renderer._camera.fixedcamid = model.camera(camera).id
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(model, data, renderer._option, None, renderer._camera, everything, renderer._scene)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, renderer._context)
+        viewport = mujoco.MjrRect(0, 0, size, size)
+        frame = np.empty((size, size, 3), dtype=np.uint8)
+        mujoco.mjr_render(viewport, renderer._scene, renderer._context)
+        mujoco.mjr_readPixels(frame, None, viewport, renderer._context)
+
+
+# ---- measuring
+
+
+def measure_task(suite: str, task_id: int, repeats: int, bare_steps: tuple[Callable[..., None], ...]) -> dict[str, Any]:
+    """All ratios of one task but those of workers."""
+    from vlarl.envs.libero import LiberoEnv
+
+    def make(profile: str, stepping: str, cameras: tuple[str, ...], size: int, turn: int) -> Any:  # noqa: ANN401
+        return LiberoEnv(
+            suite, task_id, profile=profile, stepping=stepping, cameras=cameras, image_size=size, replan_steps=turn
+        )
+
+    training = make("fast", "fast", CAMERAS[:1], 64, TURN)
+    upstream = UpstreamProcess(suite, task_id)
+    series: dict[str, Series] = {}
+
+    def note(name: str, value: float) -> None:
+        series.setdefault(name, Series()).values.append(value)
+
+    for _ in range(2):
+        note("ready, upstream (s)", upstream.ask("ready"))
+        note("ready, ours (s)", timed(lambda: make("fast", "fast", CAMERAS[:1], 64, TURN)))
+    start = {"init_state_id": 0}
+    training.reset(options=start)
+    state = training.get_state()
+    for _ in range(3):
+        note("reset, upstream (s)", upstream.ask("reset", state))
+        note("reset, ours (s)", min(timed(lambda: training.reset(options=start)) for _ in range(5)))
+
+    reference = make("reference", "exact", CAMERAS, 256, 1)
+    frames = make("fast", "fast", CAMERAS, 256, 1)
+    plans = {
+        "training": (training, random_actions(TRAINING_TURNS * TURN).reshape(-1, TURN, 7)),
+        "like for like": (reference, random_actions(UPSTREAM_STEPS)),
+        "fast frames": (frames, random_actions(2 * UPSTREAM_STEPS)),
+    }
+    bare = {}
+    for name, steps in zip(("training", "like for like"), bare_steps, strict=True):
+        env, actions = plans[name]
+        env.reset(options=start)
+        bare[name] = BareLoop(env, steps, actions.reshape(-1, 7))
+    for _ in range(repeats):
+        note("upstream as shipped", 1 / upstream.ask("as_shipped", state))
+        note("upstream, same cadence", 1 / upstream.ask("same_cadence", state))
+        for name, (env, actions) in plans.items():
+            env.reset(options=start)
+            seconds = timed(lambda env=env, actions=actions: [env.step(action) for action in actions])
+            note(name, actions.size / 7 / seconds)
+        for name, every, size, cameras in (("training", TURN, 64, CAMERAS[:1]), ("like for like", 1, 256, CAMERAS)):
+            loop = bare[name]
+            loop.begin()
+            seconds = timed(lambda loop=loop, plan=(every, size, cameras): loop.run(*plan))
+            loop.check()
+            note(f"{name}, bare", len(loop._controls) / seconds)
+    upstream.close()
+    s = series
+    return {
+        "values": {name: one.values for name, one in series.items()},
+        "ratios": {
+            "a: training setting / upstream as shipped": s["training"].ratio(s["upstream as shipped"]),
+            "a: training setting / upstream, same cadence": s["training"].ratio(s["upstream, same cadence"]),
+            "a: training setting / bare MuJoCo calls": s["training"].ratio(s["training, bare"]),
+            "b: exact, reference / upstream as shipped": s["like for like"].ratio(s["upstream as shipped"]),
+            "b: exact, reference / bare MuJoCo calls": s["like for like"].ratio(s["like for like, bare"]),
+            "c: fast frames, 2 x 256 px / upstream as shipped": s["fast frames"].ratio(s["upstream as shipped"]),
+            "d: task ready, upstream / from cache": s["ready, upstream (s)"].ratio(s["ready, ours (s)"], min),
+            "d: reset, upstream / from cache": s["reset, upstream (s)"].ratio(s["reset, ours (s)"], min),
+        },
+    }
+
+
+def measure_workers(suite: str, task_id: int) -> dict[str, Any]:
+    """Random actions in the training setting, one worker against two, both with the same slots."""
+    from vlarl.configs.env import EnvConfig
+    from vlarl.envs.vector import VectorEnv
+    from vlarl.types import Start
+
+    actions = random_actions(WORKER_TURNS * NUM_ENVS * TURN).reshape(WORKER_TURNS, NUM_ENVS, TURN, 7)
+    series = {1: Series(), 2: Series()}
+    with contextlib.ExitStack() as stack:
+        pools = {}
+        for workers in series:
+            config = EnvConfig(task_suite=suite, task_ids=(task_id,), num_envs=NUM_ENVS, num_workers=workers)
+            pools[workers] = stack.enter_context(VectorEnv(config))
+        for repeat in range(1 + WORKER_REPEATS):
+            for workers, envs in pools.items():
+                slots = list(range(NUM_ENVS))
+                envs.reset({slot: Start(task_id=task_id, split="train", index=slot) for slot in slots})
+                envs.receive(slots)
+                started = time.perf_counter()
+                for turn in actions:
+                    envs.step(dict(enumerate(turn)))
+                    envs.receive(slots)
+                # The first repeat warms up.
+                if repeat:
+                    series[workers].values.append(actions.size / 7 / (time.perf_counter() - started))
+    return {
+        "values": {f"env steps/s, {n} workers": one.values for n, one in series.items()},
+        "ratios": {"e: two workers / one": series[2].ratio(series[1])},
+    }
+
+
+def print_task(task: str, result: dict[str, Any]) -> None:
+    """Prints the table of one task."""
+    print(f"\n{task}")
+    for name, values in result["values"].items():
+        unit, best = ("s", min) if name.endswith("(s)") else ("env steps/s", max)
+        print(f"  {name.removesuffix(' (s)'):<52}{best(values):10.4g} {unit}")
+    for name, found in result["ratios"].items():
+        verdict = "ok" if found["ratio"] >= TARGETS[name] else "below"
+        spread = f"({found['low']:.3g} to {found['high']:.3g})"
+        print(f"  {name:<52}{found['ratio']:10.3g} {spread:<20} at least {TARGETS[name]:g}: {verdict}")
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=["libero_object:0", "libero_goal:8"], help="SUITE:TASK_ID")
+    parser.add_argument("--repeats", type=int, default=5, help="of the stepping rates")
+    parser.add_argument("--output", type=Path, help="write everything as JSON")
+    options = parser.parse_args()
+    from vlarl.system import machine_card
+
+    results: dict[str, Any] = {}
+    bare_steps = compile_bare_steps()
+    for task in options.tasks:
+        suite, _, number = task.partition(":")
+        started = time.perf_counter()
+        result = measure_task(suite, int(number), options.repeats, bare_steps)
+        workers = measure_workers(suite, int(number))
+        results[task] = {key: result[key] | workers[key] for key in result}
+        print_task(task, results[task])
+        print(f"  measured in {time.perf_counter() - started:.0f} s, load {os.getloadavg()[0]:.1f}")
+    if options.output:
+        report = {"machine": machine_card(), "targets": TARGETS, "tasks": results}
+        options.output.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
