@@ -17,13 +17,10 @@ import numba
 import numpy as np
 from numba import types
 
+from vlarl.envs.libero.controller import ARM_DOF, write_torques
+
 SUBSTEPS = 25
 """Physics steps of 2 ms per env step: control at 20 Hz."""
-ARM_DOF = 7
-KP = 150.0
-KD = 2.0 * np.sqrt(KP)
-NULLSPACE_KP = 10.0
-NULLSPACE_KD = 2.0 * np.sqrt(NULLSPACE_KP)
 POSITION_SCALE = 0.05
 """Metres per unit of action."""
 ROTATION_SCALE = 0.5
@@ -69,16 +66,6 @@ class StaleState:
 
 
 @numba.njit(cache=True, nogil=True)
-def _orientation_error(desired, current):
-    error = np.zeros(3)
-    for c in range(3):
-        error[0] += current[1, c] * desired[2, c] - current[2, c] * desired[1, c]
-        error[1] += current[2, c] * desired[0, c] - current[0, c] * desired[2, c]
-        error[2] += current[0, c] * desired[1, c] - current[1, c] * desired[0, c]
-    return 0.5 * error
-
-
-@numba.njit(cache=True, nogil=True)
 def _rotate(axis_angle, rotation):
     """Rotation matrix of an axis-angle vector (Rodrigues) times `rotation`."""
     angle = np.sqrt(np.sum(axis_angle * axis_angle))
@@ -95,34 +82,6 @@ def _rotate(axis_angle, rotation):
         ]
     )
     return matrix @ rotation
-
-
-@numba.njit(cache=True, nogil=True)
-def _torques(
-    goal_pos,
-    goal_ori,
-    pos,
-    rot,
-    jac,
-    mass,
-    joints,
-    velocities,
-    default_joints,
-    bias,
-):
-    inverse = np.linalg.inv(mass)
-    jac_pos, jac_rot = np.ascontiguousarray(jac[:3]), np.ascontiguousarray(jac[3:])
-    lambda_full = np.linalg.inv(jac @ inverse @ np.ascontiguousarray(jac.T))
-    lambda_pos = np.linalg.inv(jac_pos @ inverse @ np.ascontiguousarray(jac_pos.T))
-    lambda_rot = np.linalg.inv(jac_rot @ inverse @ np.ascontiguousarray(jac_rot.T))
-    force = KP * (goal_pos - pos) - KD * (jac_pos @ velocities)
-    torque = KP * _orientation_error(goal_ori, rot) - KD * (jac_rot @ velocities)
-    wrench = np.empty(6)
-    wrench[:3] = lambda_pos @ force
-    wrench[3:] = lambda_rot @ torque
-    nullspace = np.eye(ARM_DOF) - (inverse @ np.ascontiguousarray(jac.T) @ lambda_full) @ jac
-    posture = mass @ (NULLSPACE_KP * (default_joints - joints) - NULLSPACE_KD * velocities)
-    return np.ascontiguousarray(jac.T) @ wrench + bias + np.ascontiguousarray(nullspace.T) @ posture
 
 
 @numba.njit(cache=True, nogil=True)
@@ -156,6 +115,7 @@ def _env_step(
     """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
     joints, velocities, arm_bias = np.empty(ARM_DOF), np.empty(ARM_DOF), np.empty(ARM_DOF)
     jac, mass = np.empty((6, ARM_DOF)), np.empty((ARM_DOF, ARM_DOF))
+    torques = np.empty(ARM_DOF)
     pos, rot, goal_pos = np.empty(3), np.empty((3, 3)), np.empty(3)
     for substep in range(SUBSTEPS):
         _mj_step1(model, data)
@@ -185,7 +145,7 @@ def _env_step(
             turn = ROTATION_SCALE * np.minimum(1.0, np.maximum(-1.0, action[3:6]))
             if turn[0] != 0.0 or turn[1] != 0.0 or turn[2] != 0.0:
                 goal_ori[:] = _rotate(turn, rot)
-        torques = _torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, arm_bias)
+        write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, arm_bias, torques)
         for i in range(ARM_DOF):
             ctrl[i] = min(ctrl_range[i, 1], max(ctrl_range[i, 0], torques[i]))
         gripper[0] = min(1.0, max(-1.0, gripper[0] + GRIPPER_SPEED * np.sign(action[6])))
