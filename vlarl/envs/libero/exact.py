@@ -17,11 +17,10 @@ import mujoco
 import numba
 import numpy as np
 
+from vlarl.envs.libero.controller import ARM_DOF, NULLSPACE_KP
 from vlarl.envs.libero.stepping import (
-    ARM_DOF,
     GRIP_SITE,
     GRIPPER_SPEED,
-    NULLSPACE_KP,
     POSITION_SCALE,
     ROTATION_SCALE,
     SUBSTEPS,

@@ -47,6 +47,9 @@ class Simulation:
         self.robot = make_robot(self.model, self.data, self.scene.stale)
         self._tolerance = self.scene.tolerance if stepping == "exact" else FAST_TOLERANCE
         self.fixture_bodies = self.scene.fixture_bodies
+        # Sparse: the same solver in other loops, and objects that do not touch leave most of the Jacobian empty.
+        kinds = {"exact": mujoco.mjtJacobian.mjJAC_AUTO, "fast": mujoco.mjtJacobian.mjJAC_SPARSE}
+        self._jacobian = kinds[stepping]
         self._is_stale = False
         self._fixture_poses = (
             self.model.body_pos[self.fixture_bodies].copy(),
@@ -62,6 +65,7 @@ class Simulation:
     def activate(self) -> None:
         """Puts what is this slot's own into the shared model; call it before using the slot after another one."""
         self.model.opt.tolerance = self._tolerance
+        self.model.opt.jacobian = self._jacobian
         self.model.body_pos[self.fixture_bodies], self.model.body_quat[self.fixture_bodies] = self._fixture_poses
 
     @property

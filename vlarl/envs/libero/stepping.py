@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 
 from vlarl.envs.libero.controller import ARM_DOF, write_torques
+from vlarl.envs.libero.resting import Objects, balance_gravity, leave_out_resting
 
 SUBSTEPS = 25
 """Physics steps of 2 ms per env step: control at 20 Hz."""
@@ -40,8 +41,20 @@ def _load_library() -> None:
 
 _load_library()
 _POINTER = types.uintp
-_mj_step1 = types.ExternalFunction("mj_step1", types.void(_POINTER, _POINTER))
-_mj_step2 = types.ExternalFunction("mj_step2", types.void(_POINTER, _POINTER))
+
+
+def _stage(name: str) -> types.ExternalFunction:
+    """A function of MuJoCo on (model, data)."""
+    return types.ExternalFunction(name, types.void(_POINTER, _POINTER))
+
+
+# The parts of mj_step1 that the scenes need; between the collisions and their constraints resting objects are left out.
+_mj_check_pos, _mj_check_vel = _stage("mj_checkPos"), _stage("mj_checkVel")
+_mj_kinematics, _mj_com_pos, _mj_camlight = _stage("mj_kinematics"), _stage("mj_comPos"), _stage("mj_camlight")
+_mj_crb, _mj_factor_m, _mj_collision = _stage("mj_crb"), _stage("mj_factorM"), _stage("mj_collision")
+_mj_make_constraint, _mj_project_constraint = _stage("mj_makeConstraint"), _stage("mj_projectConstraint")
+_mj_transmission, _mj_fwd_velocity = _stage("mj_transmission"), _stage("mj_fwdVelocity")
+_mj_step2 = _stage("mj_step2")
 _mj_full_m = types.ExternalFunction("mj_fullM", types.void(_POINTER, _POINTER, _POINTER))
 _mj_jac_site = types.ExternalFunction("mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.int32))
 
@@ -110,6 +123,14 @@ def _env_step(
     stale_jac,
     stale_mass,
     default_joints,
+    num_contacts,
+    contacts,
+    geom_body,
+    kind,
+    free_bodies,
+    first_dof,
+    resting,
+    applied,
     is_stale,
 ):
     """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
@@ -118,7 +139,20 @@ def _env_step(
     torques = np.empty(ARM_DOF)
     pos, rot, goal_pos = np.empty(3), np.empty((3, 3)), np.empty(3)
     for substep in range(SUBSTEPS):
-        _mj_step1(model, data)
+        _mj_check_pos(model, data)
+        _mj_check_vel(model, data)
+        _mj_kinematics(model, data)
+        _mj_com_pos(model, data)
+        _mj_camlight(model, data)
+        _mj_crb(model, data)
+        _mj_factor_m(model, data)
+        _mj_collision(model, data)
+        leave_out_resting(num_contacts, contacts, geom_body, kind, free_bodies, first_dof, resting, qvel)
+        _mj_make_constraint(model, data)
+        _mj_project_constraint(model, data)
+        _mj_transmission(model, data)
+        _mj_fwd_velocity(model, data)
+        balance_gravity(free_bodies, first_dof, resting, bias, applied)
         for i in range(ARM_DOF):
             arm_bias[i] = bias[dof_index[i]]
         if is_stale and substep == 0:
@@ -168,18 +202,21 @@ class Robot:
         """[1] gripper command, from -1 (open) to 1 (closed)."""
         self.site = model.site(GRIP_SITE).id
         self.qpos_index, self.dof_index, self.finger_index = joint_indices(model)
+        self.objects = Objects(model, data)
         self._full_mass = np.zeros((model.nv, model.nv))
         self._jac_pos, self._jac_rot = np.zeros((3, model.nv)), np.zeros((3, model.nv))
 
     def step(self, action: np.ndarray, *, is_stale: bool = False) -> None:
         """Executes one action [7] float64; `is_stale` is for the very first step after an initial state."""
-        data, stale = self.data, self._stale
+        data, stale, objects = self.data, self._stale, self.objects
         _env_step(
             self.model._address, data._address, data.qM.ctypes.data, self.site,
             data.qpos, data.qvel, data.ctrl, data.qfrc_bias, data.site_xpos, data.site_xmat,
             self.qpos_index, self.dof_index, self.model.actuator_ctrlrange, action, self.goal_ori, self.gripper,
             self._full_mass, self._jac_pos, self._jac_rot,
-            stale.position, stale.rotation, stale.jacobian, stale.mass, stale.joints, is_stale,
+            stale.position, stale.rotation, stale.jacobian, stale.mass, stale.joints,
+            objects.num_contacts, objects.contacts, objects.geom_body, objects.kind, objects.free_bodies,
+            objects.first_dof, objects.resting, data.qfrc_applied, is_stale,
         )  # fmt: skip
 
 
