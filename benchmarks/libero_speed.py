@@ -177,28 +177,27 @@ def compile_bare_steps() -> tuple[Callable[..., None], Callable[..., None]]:
     import numba
     from numba import types
 
-    # Makes the library's functions known by name.
-    import vlarl.envs.libero.stepping  # noqa: F401
+    # Its import makes the library's functions known by name.
+    from vlarl.envs.libero.compiled import run_first_half
 
     pointer = types.uintp
-    step1, step2, forward, step = (
-        types.ExternalFunction(f"mj_{name}", types.void(pointer, pointer))
-        for name in ("step1", "step2", "forward", "step")
+    step2, forward, step = (
+        types.ExternalFunction(f"mj_{name}", types.void(pointer, pointer)) for name in ("step2", "forward", "step")
     )
     full_m = types.ExternalFunction("mj_fullM", types.void(pointer, pointer, pointer))
     jac_site = types.ExternalFunction("mj_jacSite", types.void(pointer, pointer, pointer, pointer, types.int32))
 
     @numba.njit
-    def fast(model, data, qm, site, ctrl, controls, mass, jac) -> None:  # noqa: ANN001
+    def fast(model, data, qm, site, ctrl, controls, mass, jac, qvel, bias, objects) -> None:  # noqa: ANN001
         for control in controls:
-            step1(model, data)
+            run_first_half(model, data, qvel, bias, objects)
             full_m(model, mass.ctypes.data, qm)
             jac_site(model, data, jac.ctypes.data, jac[3:].ctypes.data, site)
             ctrl[:] = control
             step2(model, data)
 
     @numba.njit
-    def exact(model, data, qm, site, ctrl, controls, mass, jac) -> None:  # noqa: ANN001
+    def exact(model, data, qm, site, ctrl, controls, mass, jac, *_) -> None:  # noqa: ANN001, ANN002
         for control in controls:
             forward(model, data)
             full_m(model, mass.ctypes.data, qm)
@@ -225,18 +224,20 @@ class BareLoop:
         self._end = self._simulation.data.qpos.copy()
         model = self._simulation.model
         self._scratch = (np.zeros((model.nv, model.nv)), np.zeros((6, model.nv)))
+        robot = self._simulation.robot
+        self._objects = (robot.objects.arrays,) if hasattr(robot, "objects") else ()
         self._play(self._controls[:1])
         self.begin()
 
     def _record(self, actions: np.ndarray) -> np.ndarray:
         """Controls [steps, substeps, nu]: what each substep's first callback sees is the control of the one before."""
         seen: dict[float, np.ndarray] = {}
-        self._mujoco.set_mjcb_control(lambda model, data: seen.setdefault(data.time, data.ctrl.copy()))
+        self._mujoco.set_mjcb_passive(lambda model, data: seen.setdefault(data.time, data.ctrl.copy()))
         try:
             for action in actions:
                 self._simulation.step(action)
         finally:
-            self._mujoco.set_mjcb_control(None)
+            self._mujoco.set_mjcb_passive(None)
         controls = [*list(seen.values())[1:], self._simulation.data.ctrl.copy()]
         return np.reshape(controls, (len(actions), -1, self._simulation.model.nu))
 
@@ -260,7 +261,8 @@ class BareLoop:
         model, data = self._simulation.model, self._simulation.data
         self._steps(
             model._address, data._address, data.qM.ctypes.data, self._simulation.robot.site, data.ctrl,
-            np.ascontiguousarray(controls.reshape(-1, model.nu)), *self._scratch,
+            np.ascontiguousarray(controls.reshape(-1, model.nu)), *self._scratch, data.qvel, data.qfrc_bias,
+            *self._objects,
         )  # fmt: skip
 
     def _render(self, size: int, camera: str) -> None:

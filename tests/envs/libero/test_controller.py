@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from vlarl.envs.libero.controller import KD, KP, NULLSPACE_KD, NULLSPACE_KP, orientation_error, write_torques
+from vlarl.envs.libero.compiled import KD, KP, NULLSPACE_KD, NULLSPACE_KP, orientation_error, write_torques
 
 
 def draw(seed: int) -> dict[str, np.ndarray]:

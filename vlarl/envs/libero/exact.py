@@ -17,16 +17,8 @@ import mujoco
 import numba
 import numpy as np
 
-from vlarl.envs.libero.controller import ARM_DOF, NULLSPACE_KP
-from vlarl.envs.libero.stepping import (
-    GRIP_SITE,
-    GRIPPER_SPEED,
-    POSITION_SCALE,
-    ROTATION_SCALE,
-    SUBSTEPS,
-    StaleState,
-    joint_indices,
-)
+from vlarl.envs.libero.compiled import ARM_DOF, GRIPPER_SPEED, NULLSPACE_KP, POSITION_SCALE, ROTATION_SCALE, SUBSTEPS
+from vlarl.envs.libero.stepping import GRIP_SITE, StaleState, joint_indices
 
 TIMESTEP = 0.002
 """Seconds per substep, in upstream's clock of observations."""
@@ -122,6 +114,8 @@ class ExactRobot:
         """[3, 3] orientation the hand keeps until an action turns it."""
         self.gripper = np.zeros(1)
         """[1] gripper command, from -1 (open) to 1 (closed)."""
+        self.resting = np.zeros(model.nbody, dtype=np.int64)
+        """[nbody] zero: upstream solves for objects at rest too."""
         self.site = model.site(GRIP_SITE).id
         self.qpos_index, self.dof_index, self.finger_index = joint_indices(model)
         self.view = mujoco.MjData(model)

@@ -7,21 +7,14 @@ left out of the solver, and gravity is balanced. Contacts are still found: in th
 touches it, the object, and whatever rests against it, is back with its contacts as they are.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202
-# Compiled functions get their types from the call; what each takes is said there.
 import ctypes
 
 import mujoco
-import numba
 import numpy as np
 from mujoco.introspect import ast_nodes, structs
 
-SPEED_LIMIT = 1e-6
-"""Metres and radians per second."""
-REST_SUBSTEPS = 10
-"""20 ms: gravity alone would give 0.2 m/s."""
-FIXED, FREE, OTHER = 0, 1, 2
-"""Kinds of bodies: welded to the world, an object with one free joint, anything else (robot, drawers, knobs)."""
+from vlarl.envs.libero.compiled import FIXED, FREE, OTHER
+
 _C_TYPES = {"int": ctypes.c_int, "mjtNum": ctypes.c_double, "size_t": ctypes.c_size_t, "mjtByte": ctypes.c_ubyte}
 
 
@@ -47,15 +40,14 @@ def _c_struct(name: str, last: str | None = None) -> type[ctypes.Structure]:
 
 _CONTACT = _c_struct("mjContact")
 _DATA = _c_struct("mjData", last="arena")
-STRIDE = ctypes.sizeof(_CONTACT) // 4
-_GEOM, _EXCLUDE = _CONTACT.geom.offset // 4, _CONTACT.exclude.offset // 4
+_LAYOUT = (ctypes.sizeof(_CONTACT) // 4, _CONTACT.geom.offset // 4, _CONTACT.exclude.offset // 4)
+"""A contact's size and the places of its two geoms and of its exclusion, in 4-byte words."""
 
 
 class Objects:
     """Which objects of one MjData are at rest."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        self._data = data
         address = data._address
         self.num_contacts = np.ctypeslib.as_array(ctypes.c_int.from_address(address + _DATA.ncon.offset)).reshape(1)
         arena = ctypes.c_void_p.from_address(address + _DATA.arena.offset).value
@@ -74,46 +66,12 @@ class Objects:
                 self.kind[body] = FREE
         self.free_bodies = np.flatnonzero(self.kind == FREE)
         self.first_dof = model.body_dofadr.astype(np.int64)
+        self._data = data
 
-
-@numba.njit(cache=True, nogil=True)
-def leave_out_resting(num_contacts, contacts, geom_body, kind, free_bodies, first_dof, resting, qvel):
-    """To be called after the collisions: updates `resting` and takes contacts of objects at rest from the solver."""
-    for body in free_bodies:
-        is_slow = True
-        for i in range(first_dof[body], first_dof[body] + 6):
-            # Written so that NaN counts as motion.
-            is_slow = is_slow and abs(qvel[i]) < SPEED_LIMIT
-        resting[body] = min(resting[body] + 1, REST_SUBSTEPS) if is_slow else 0
-    has_changed = True
-    while has_changed:
-        has_changed = False
-        for contact in range(num_contacts[0]):
-            first = geom_body[contacts[contact * STRIDE + _GEOM]]
-            second = geom_body[contacts[contact * STRIDE + _GEOM + 1]]
-            if _is_still(kind, resting, first) != _is_still(kind, resting, second):
-                for body in (first, second):
-                    if kind[body] == FREE and resting[body] == REST_SUBSTEPS:
-                        resting[body] = 0
-                        has_changed = True
-    for contact in range(num_contacts[0]):
-        first = geom_body[contacts[contact * STRIDE + _GEOM]]
-        second = geom_body[contacts[contact * STRIDE + _GEOM + 1]]
-        if _is_still(kind, resting, first) and _is_still(kind, resting, second):
-            contacts[contact * STRIDE + _EXCLUDE] = 1
-    for body in free_bodies:
-        if resting[body] == REST_SUBSTEPS:
-            qvel[first_dof[body] : first_dof[body] + 6] = 0.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _is_still(kind, resting, body):
-    return kind[body] == FIXED or (kind[body] == FREE and resting[body] == REST_SUBSTEPS)
-
-
-@numba.njit(cache=True, nogil=True)
-def balance_gravity(free_bodies, first_dof, resting, bias, applied):
-    """To be called after the velocities: the applied force of objects at rest is their bias force, of others zero."""
-    for body in free_bodies:
-        for i in range(first_dof[body], first_dof[body] + 6):
-            applied[i] = bias[i] if resting[body] == REST_SUBSTEPS else 0.0
+    @property
+    def arrays(self) -> tuple[np.ndarray | tuple[int, ...], ...]:
+        """What the compiled functions take."""
+        return (
+            *(self.num_contacts, self.contacts, _LAYOUT, self.geom_body, self.kind),
+            *(self.free_bodies, self.first_dof, self.resting, self._data.qfrc_applied),
+        )

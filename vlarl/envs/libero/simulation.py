@@ -9,7 +9,7 @@ from vlarl.configs.env import RenderProfile, Stepping
 from vlarl.envs.libero.cache import TaskFiles
 from vlarl.envs.libero.exact import ExactRobot
 from vlarl.envs.libero.goals import goal_reached
-from vlarl.envs.libero.stepping import Robot, StaleState, make_stale_state
+from vlarl.envs.libero.stepping import Robot, StaleState, leave_out_impossible_contacts, make_stale_state
 from vlarl.envs.libero.tasks import SETTLE_STEPS
 
 FAST_TOLERANCE = 1e-12
@@ -27,6 +27,7 @@ class Scene:
     def __init__(self, files: TaskFiles, profile: RenderProfile = "fast") -> None:
         self.profile: RenderProfile = profile
         self.model = mujoco.MjModel.from_binary_path(str(files.model if profile == "fast" else files.reference))
+        leave_out_impossible_contacts(self.model)
         description = json.loads(files.description.read_text())
         self.tolerance = float(self.model.opt.tolerance)
         self.goal = description["goal"]
@@ -89,6 +90,7 @@ class Simulation:
             "qacc_warmstart": data.qacc_warmstart.copy(),
             "goal_ori": self.robot.goal_ori.copy(),
             "gripper": self.robot.gripper.copy(),
+            "resting": self.robot.resting.copy(),
             "fixture_pos": self._fixture_poses[0],
             "fixture_quat": self._fixture_poses[1],
         }
@@ -103,6 +105,8 @@ class Simulation:
             getattr(data, field)[:] = snapshot[field]
         self.robot.goal_ori[:] = snapshot["goal_ori"]
         self.robot.gripper[:] = snapshot["gripper"]
+        # Starts that were saved before objects could rest have none.
+        self.robot.resting[:] = snapshot.get("resting", 0)
         self._is_stale = False
         # Position and velocity stage only: a full forward pass would change the solver's warm start.
         mujoco.mj_step1(self.model, data)
@@ -135,6 +139,7 @@ class Simulation:
             data.qacc_warmstart[:] = warm_start
         self.robot.goal_ori[:] = self.scene.stale.rotation
         self.robot.gripper[:] = 0.0
+        self.robot.resting[:] = 0
         mujoco.mj_forward(model, data)
         self._is_stale = True
         if isinstance(self.robot, ExactRobot):

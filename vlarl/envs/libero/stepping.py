@@ -1,62 +1,14 @@
-"""One compiled call per env step: 25 physics substeps under LIBERO's OSC_POSE controller.
+"""The robot of the fast stepping, and what its model needs."""
 
-The controller is robosuite's operational space controller (Khatib 1987) with LIBERO's gains. Upstream solves the
-dynamics three times per substep (forward, forward, step); here `mj_step1`, controller, `mj_step2` solve it once, which
-leaves the motion the same up to the constraint solver's warm start.
-"""
-
-# ruff: noqa: ANN001, ANN202
-# Compiled functions get their types from the call; what each takes is said where it is called.
-import ctypes
 from dataclasses import dataclass
-from pathlib import Path
 
-import llvmlite.binding
 import mujoco
-import numba
 import numpy as np
-from numba import types
 
-from vlarl.envs.libero.controller import ARM_DOF, write_torques
-from vlarl.envs.libero.resting import Objects, balance_gravity, leave_out_resting
+from vlarl.envs.libero.compiled import ARM_DOF, run_env_step
+from vlarl.envs.libero.resting import Objects
 
-SUBSTEPS = 25
-"""Physics steps of 2 ms per env step: control at 20 Hz."""
-POSITION_SCALE = 0.05
-"""Metres per unit of action."""
-ROTATION_SCALE = 0.5
-"""Radians per unit of action."""
-GRIPPER_SPEED = 0.01
-"""Change of the gripper's command per substep, of a range from -1 to 1."""
 GRIP_SITE = "gripper0_grip_site"
-
-
-def _load_library() -> None:
-    """Makes libmujoco's functions known to the compiler, by name, so that the machine code can be cached on disk."""
-    folder = Path(mujoco.__file__).parent
-    libraries = sorted(folder.glob("libmujoco.so*")) + sorted(folder.glob("libmujoco*.dylib"))
-    llvmlite.binding.load_library_permanently(str(libraries[0]))
-    ctypes.CDLL(str(libraries[0]))
-
-
-_load_library()
-_POINTER = types.uintp
-
-
-def _stage(name: str) -> types.ExternalFunction:
-    """A function of MuJoCo on (model, data)."""
-    return types.ExternalFunction(name, types.void(_POINTER, _POINTER))
-
-
-# The parts of mj_step1 that the scenes need; between the collisions and their constraints resting objects are left out.
-_mj_check_pos, _mj_check_vel = _stage("mj_checkPos"), _stage("mj_checkVel")
-_mj_kinematics, _mj_com_pos, _mj_camlight = _stage("mj_kinematics"), _stage("mj_comPos"), _stage("mj_camlight")
-_mj_crb, _mj_factor_m, _mj_collision = _stage("mj_crb"), _stage("mj_factorM"), _stage("mj_collision")
-_mj_make_constraint, _mj_project_constraint = _stage("mj_makeConstraint"), _stage("mj_projectConstraint")
-_mj_transmission, _mj_fwd_velocity = _stage("mj_transmission"), _stage("mj_fwdVelocity")
-_mj_step2 = _stage("mj_step2")
-_mj_full_m = types.ExternalFunction("mj_fullM", types.void(_POINTER, _POINTER, _POINTER))
-_mj_jac_site = types.ExternalFunction("mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.int32))
 
 
 @dataclass
@@ -78,119 +30,6 @@ class StaleState:
     """[7] default arm joints, also the null space's target."""
 
 
-@numba.njit(cache=True, nogil=True)
-def _rotate(axis_angle, rotation):
-    """Rotation matrix of an axis-angle vector (Rodrigues) times `rotation`."""
-    angle = np.sqrt(np.sum(axis_angle * axis_angle))
-    if angle == 0.0:
-        return rotation.copy()
-    x, y, z = axis_angle / angle
-    s, c = np.sin(angle), np.cos(angle)
-    t = 1.0 - c
-    matrix = np.array(
-        [
-            [t * x * x + c, t * x * y - z * s, t * x * z + y * s],
-            [t * x * y + z * s, t * y * y + c, t * y * z - x * s],
-            [t * x * z - y * s, t * y * z + x * s, t * z * z + c],
-        ]
-    )
-    return matrix @ rotation
-
-
-@numba.njit(cache=True, nogil=True)
-def _env_step(
-    model,
-    data,
-    qm,
-    site,
-    qpos,
-    qvel,
-    ctrl,
-    bias,
-    site_xpos,
-    site_xmat,
-    qpos_index,
-    dof_index,
-    ctrl_range,
-    action,
-    goal_ori,
-    gripper,
-    full_mass,
-    jac_pos,
-    jac_rot,
-    stale_pos,
-    stale_rot,
-    stale_jac,
-    stale_mass,
-    default_joints,
-    num_contacts,
-    contacts,
-    geom_body,
-    kind,
-    free_bodies,
-    first_dof,
-    resting,
-    applied,
-    is_stale,
-):
-    """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
-    joints, velocities, arm_bias = np.empty(ARM_DOF), np.empty(ARM_DOF), np.empty(ARM_DOF)
-    jac, mass = np.empty((6, ARM_DOF)), np.empty((ARM_DOF, ARM_DOF))
-    torques = np.empty(ARM_DOF)
-    pos, rot, goal_pos = np.empty(3), np.empty((3, 3)), np.empty(3)
-    for substep in range(SUBSTEPS):
-        _mj_check_pos(model, data)
-        _mj_check_vel(model, data)
-        _mj_kinematics(model, data)
-        _mj_com_pos(model, data)
-        _mj_camlight(model, data)
-        _mj_crb(model, data)
-        _mj_factor_m(model, data)
-        _mj_collision(model, data)
-        leave_out_resting(num_contacts, contacts, geom_body, kind, free_bodies, first_dof, resting, qvel)
-        _mj_make_constraint(model, data)
-        _mj_project_constraint(model, data)
-        _mj_transmission(model, data)
-        _mj_fwd_velocity(model, data)
-        balance_gravity(free_bodies, first_dof, resting, bias, applied)
-        for i in range(ARM_DOF):
-            arm_bias[i] = bias[dof_index[i]]
-        if is_stale and substep == 0:
-            pos[:], rot[:], jac[:], mass[:], joints[:] = stale_pos, stale_rot, stale_jac, stale_mass, default_joints
-            velocities[:] = 0.0
-        else:
-            _mj_full_m(model, full_mass.ctypes.data, qm)
-            _mj_jac_site(model, data, jac_pos.ctypes.data, jac_rot.ctypes.data, site)
-            for i in range(3):
-                pos[i] = site_xpos[site, i]
-                for j in range(3):
-                    rot[i, j] = site_xmat[site, 3 * i + j]
-            for i in range(ARM_DOF):
-                joints[i] = qpos[qpos_index[i]]
-                velocities[i] = qvel[dof_index[i]]
-                for j in range(3):
-                    jac[j, i] = jac_pos[j, dof_index[i]]
-                    jac[3 + j, i] = jac_rot[j, dof_index[i]]
-                for j in range(ARM_DOF):
-                    mass[i, j] = full_mass[dof_index[i], dof_index[j]]
-        if substep == 0:
-            for i in range(3):
-                goal_pos[i] = pos[i] + POSITION_SCALE * min(1.0, max(-1.0, action[i]))
-            turn = ROTATION_SCALE * np.minimum(1.0, np.maximum(-1.0, action[3:6]))
-            if turn[0] != 0.0 or turn[1] != 0.0 or turn[2] != 0.0:
-                goal_ori[:] = _rotate(turn, rot)
-        write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, arm_bias, torques)
-        for i in range(ARM_DOF):
-            ctrl[i] = min(ctrl_range[i, 1], max(ctrl_range[i, 0], torques[i]))
-        gripper[0] = min(1.0, max(-1.0, gripper[0] + GRIPPER_SPEED * np.sign(action[6])))
-        for finger in range(2):
-            low, high = ctrl_range[ARM_DOF + finger]
-            # The two fingers move in opposite directions.
-            command = -gripper[0] if finger == 0 else gripper[0]
-            ctrl[ARM_DOF + finger] = 0.5 * (high + low) + 0.5 * (high - low) * command
-        _mj_step2(model, data)
-
-
 class Robot:
     """Steps one MjData of one MjModel with the Panda arm; several robots may share a model."""
 
@@ -203,20 +42,21 @@ class Robot:
         self.site = model.site(GRIP_SITE).id
         self.qpos_index, self.dof_index, self.finger_index = joint_indices(model)
         self.objects = Objects(model, data)
+        self.resting = self.objects.resting
+        """[nbody] for how many substeps each object has been at rest."""
         self._full_mass = np.zeros((model.nv, model.nv))
         self._jac_pos, self._jac_rot = np.zeros((3, model.nv)), np.zeros((3, model.nv))
 
     def step(self, action: np.ndarray, *, is_stale: bool = False) -> None:
         """Executes one action [7] float64; `is_stale` is for the very first step after an initial state."""
-        data, stale, objects = self.data, self._stale, self.objects
-        _env_step(
+        data, stale = self.data, self._stale
+        run_env_step(
             self.model._address, data._address, data.qM.ctypes.data, self.site,
             data.qpos, data.qvel, data.ctrl, data.qfrc_bias, data.site_xpos, data.site_xmat,
             self.qpos_index, self.dof_index, self.model.actuator_ctrlrange, action, self.goal_ori, self.gripper,
             self._full_mass, self._jac_pos, self._jac_rot,
             stale.position, stale.rotation, stale.jacobian, stale.mass, stale.joints,
-            objects.num_contacts, objects.contacts, objects.geom_body, objects.kind, objects.free_bodies,
-            objects.first_dof, objects.resting, data.qfrc_applied, is_stale,
+            self.objects.arrays, is_stale,
         )  # fmt: skip
 
 
@@ -229,6 +69,27 @@ def joint_indices(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray, np.nda
         np.array([j.dofadr[0] for j in arm]),
         np.array([j.qposadr[0] for j in fingers]),
     )
+
+
+def leave_out_impossible_contacts(model: mujoco.MjModel) -> None:
+    """Spares the search for contacts between the robot's base and its first link: nearly a tenth of the physics.
+
+    Their meshes come no closer than 0.99 mm to each other at any angle of the joint between them, and MuJoCo leaves
+    out neighbours only where the parent moves. Everybody else meets both as before.
+    """
+    base, link = (model.body(f"robot0_link{number}").id for number in (0, 1))
+    kinds, partners = model.geom_contype, model.geom_conaffinity
+    if not np.isin([kinds, partners], [0, 1]).all():
+        raise ValueError("the model's geoms use collision masks other than 0 and 1")
+    partners[(partners == 1) & (model.geom_bodyid != base)] = 3
+    of_link = model.geom_bodyid == link
+    kinds[of_link & (kinds == 1)] = 2
+    partners[of_link & (partners == 3)] = 2
+    for body in range(model.nbody):
+        geoms = slice(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+        if model.body_geomnum[body]:
+            model.body_contype[body] = np.bitwise_or.reduce(kinds[geoms])
+            model.body_conaffinity[body] = np.bitwise_or.reduce(partners[geoms])
 
 
 def make_stale_state(model: mujoco.MjModel, joints: np.ndarray) -> StaleState:

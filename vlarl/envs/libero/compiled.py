@@ -1,0 +1,313 @@
+"""Everything compiled of the fast stepping, in one file: numba's disk cache knows a function by the file it is in.
+
+An env step is one call: 25 physics substeps under LIBERO's OSC_POSE controller (robosuite's operational space
+controller, Khatib 1987, with LIBERO's gains). Upstream solves the dynamics three times per substep (forward, forward,
+step); here once, which leaves the motion the same up to the constraint solver's warm start.
+
+The controller, without allocations or LAPACK: with J = [Jp; Jr], x = M^-1 J^T and Lambda = (J x)^-1, upstream's null
+space torque N^T M v, N = I - x Lambda J, is M v - J^T Lambda J v, because x^T M = J. One factorisation of M and one of
+J x are all that is needed; the inverses for position and rotation are those of the diagonal blocks of J x.
+"""
+
+# ruff: noqa: ANN001, ANN201, ANN202
+# Compiled functions get their types from the call; what each takes is said there.
+import ctypes
+from pathlib import Path
+
+import llvmlite.binding
+import mujoco
+import numba
+import numpy as np
+from numba import types
+
+SUBSTEPS = 25
+"""Physics steps of 2 ms per env step: control at 20 Hz."""
+POSITION_SCALE = 0.05
+"""Metres per unit of action."""
+ROTATION_SCALE = 0.5
+"""Radians per unit of action."""
+GRIPPER_SPEED = 0.01
+"""Change of the gripper's command per substep, of a range from -1 to 1."""
+ARM_DOF = 7
+KP = 150.0
+KD = 2.0 * np.sqrt(KP)
+NULLSPACE_KP = 10.0
+NULLSPACE_KD = 2.0 * np.sqrt(NULLSPACE_KP)
+SPEED_LIMIT = 1e-6
+"""Metres and radians per second."""
+REST_SUBSTEPS = 10
+"""20 ms: gravity alone would give 0.2 m/s."""
+FIXED, FREE, OTHER = 0, 1, 2
+"""Kinds of bodies: welded to the world, an object with one free joint, anything else (robot, drawers, knobs)."""
+
+
+def _load_library() -> None:
+    """Makes libmujoco's functions known to the compiler, by name, so that the machine code can be cached on disk."""
+    folder = Path(mujoco.__file__).parent
+    libraries = sorted(folder.glob("libmujoco.so*")) + sorted(folder.glob("libmujoco*.dylib"))
+    llvmlite.binding.load_library_permanently(str(libraries[0]))
+    ctypes.CDLL(str(libraries[0]))
+
+
+_load_library()
+_POINTER = types.uintp
+
+
+def _stage(name: str) -> types.ExternalFunction:
+    """A function of MuJoCo on (model, data)."""
+    return types.ExternalFunction(name, types.void(_POINTER, _POINTER))
+
+
+# The parts of mj_step1 that the scenes need; between the collisions and their constraints resting objects are left out.
+_mj_check_pos, _mj_check_vel = _stage("mj_checkPos"), _stage("mj_checkVel")
+_mj_kinematics, _mj_com_pos, _mj_camlight = _stage("mj_kinematics"), _stage("mj_comPos"), _stage("mj_camlight")
+_mj_crb, _mj_factor_m, _mj_collision = _stage("mj_crb"), _stage("mj_factorM"), _stage("mj_collision")
+_mj_make_constraint, _mj_project_constraint = _stage("mj_makeConstraint"), _stage("mj_projectConstraint")
+_mj_transmission, _mj_fwd_velocity = _stage("mj_transmission"), _stage("mj_fwdVelocity")
+_mj_step2 = _stage("mj_step2")
+_mj_full_m = types.ExternalFunction("mj_fullM", types.void(_POINTER, _POINTER, _POINTER))
+_mj_jac_site = types.ExternalFunction("mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.int32))
+
+
+@numba.njit(cache=True, nogil=True)
+def _factorise(matrix, size):
+    """Cholesky factor of the lower triangle, in place; the diagonal holds the inverses of the factor's."""
+    for i in range(size):
+        for j in range(i + 1):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            matrix[i, j] = 1.0 / np.sqrt(total) if i == j else total * matrix[j, j]
+
+
+@numba.njit(cache=True, nogil=True)
+def _solve(factor, x):
+    """Solves L L^T x = x in place, with what _factorise left."""
+    size = len(x)
+    for i in range(size):
+        for k in range(i):
+            x[i] -= factor[i, k] * x[k]
+        x[i] *= factor[i, i]
+    for i in range(size - 1, -1, -1):
+        for k in range(i + 1, size):
+            x[i] -= factor[k, i] * x[k]
+        x[i] *= factor[i, i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _write_projected_inverse(jac, mass, projected):
+    """Writes J M^-1 J^T into projected [6, 6]."""
+    factor, half = mass.copy(), np.empty((6, ARM_DOF))
+    _factorise(factor, ARM_DOF)
+    for row in range(6):
+        # half[row] is L^-1 times that row of J.
+        for i in range(ARM_DOF):
+            total = jac[row, i]
+            for k in range(i):
+                total -= factor[i, k] * half[row, k]
+            half[row, i] = total * factor[i, i]
+        for other in range(row + 1):
+            total = 0.0
+            for k in range(ARM_DOF):
+                total += half[row, k] * half[other, k]
+            projected[row, other] = projected[other, row] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def orientation_error(desired, current, error):
+    """Writes half the sum of the cross products of the columns of two rotations [3, 3] into error [3]."""
+    error[:] = 0.0
+    for c in range(3):
+        error[0] += 0.5 * (current[1, c] * desired[2, c] - current[2, c] * desired[1, c])
+        error[1] += 0.5 * (current[2, c] * desired[0, c] - current[0, c] * desired[2, c])
+        error[2] += 0.5 * (current[0, c] * desired[1, c] - current[1, c] * desired[0, c])
+
+
+@numba.njit(cache=True, nogil=True)
+def write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, bias, torques):
+    """Writes the arm's torques [7] before their limits; goal and pose [3] and [3, 3], jac [6, 7], mass [7, 7]."""
+    projected, block = np.empty((6, 6)), np.empty((3, 3))
+    wrench, null, posture = np.empty(6), np.empty(6), np.empty(ARM_DOF)
+    _write_projected_inverse(jac, mass, projected)
+    for i in range(ARM_DOF):
+        posture[i] = NULLSPACE_KP * (default_joints[i] - joints[i]) - NULLSPACE_KD * velocities[i]
+    orientation_error(goal_ori, rot, wrench[3:])
+    for i in range(3):
+        wrench[i] = goal_pos[i] - pos[i]
+    for row in range(6):
+        wrench[row] *= KP
+        null[row] = 0.0
+        for i in range(ARM_DOF):
+            wrench[row] -= KD * jac[row, i] * velocities[i]
+            null[row] += jac[row, i] * posture[i]
+    for first in (0, 3):
+        block[:] = projected[first : first + 3, first : first + 3]
+        _factorise(block, 3)
+        _solve(block, wrench[first : first + 3])
+    _factorise(projected, 6)
+    _solve(projected, null)
+    for i in range(ARM_DOF):
+        torques[i] = bias[i]
+        for row in range(6):
+            torques[i] += jac[row, i] * (wrench[row] - null[row])
+        for k in range(ARM_DOF):
+            torques[i] += mass[i, k] * posture[k]
+
+
+@numba.njit(cache=True, nogil=True)
+def leave_out_resting(num_contacts, contacts, layout, geom_body, kind, free_bodies, first_dof, resting, qvel):
+    """To be called after the collisions: updates `resting` and takes contacts of objects at rest from the solver."""
+    stride, geom, exclude = layout
+    for body in free_bodies:
+        is_slow = True
+        for i in range(first_dof[body], first_dof[body] + 6):
+            # Written so that NaN counts as motion.
+            is_slow = is_slow and abs(qvel[i]) < SPEED_LIMIT
+        resting[body] = min(resting[body] + 1, REST_SUBSTEPS) if is_slow else 0
+    has_changed = True
+    while has_changed:
+        has_changed = False
+        for contact in range(num_contacts[0]):
+            first = geom_body[contacts[contact * stride + geom]]
+            second = geom_body[contacts[contact * stride + geom + 1]]
+            # Nothing has been at rest for longer than what it touches.
+            for body, other in ((first, second), (second, first)):
+                if kind[body] == FREE and kind[other] != FIXED:
+                    longest = resting[other] if kind[other] == FREE else 0
+                    if resting[body] > longest:
+                        resting[body] = longest
+                        has_changed = True
+    for contact in range(num_contacts[0]):
+        first = geom_body[contacts[contact * stride + geom]]
+        second = geom_body[contacts[contact * stride + geom + 1]]
+        if _is_still(kind, resting, first) and _is_still(kind, resting, second):
+            contacts[contact * stride + exclude] = 1
+    for body in free_bodies:
+        if resting[body] == REST_SUBSTEPS:
+            qvel[first_dof[body] : first_dof[body] + 6] = 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_still(kind, resting, body):
+    return kind[body] == FIXED or (kind[body] == FREE and resting[body] == REST_SUBSTEPS)
+
+
+@numba.njit(cache=True, nogil=True)
+def balance_gravity(free_bodies, first_dof, resting, bias, applied):
+    """To be called after the velocities: the applied force of objects at rest is their bias force, of others zero."""
+    for body in free_bodies:
+        for i in range(first_dof[body], first_dof[body] + 6):
+            applied[i] = bias[i] if resting[body] == REST_SUBSTEPS else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def run_first_half(model, data, qvel, bias, objects):
+    """mj_step1 without the objects at rest: everything up to the controls; `objects` is Objects.arrays."""
+    num_contacts, contacts, layout, geom_body, kind, free_bodies, first_dof, resting, applied = objects
+    _mj_check_pos(model, data)
+    _mj_check_vel(model, data)
+    _mj_kinematics(model, data)
+    _mj_com_pos(model, data)
+    _mj_camlight(model, data)
+    _mj_crb(model, data)
+    _mj_factor_m(model, data)
+    _mj_collision(model, data)
+    leave_out_resting(num_contacts, contacts, layout, geom_body, kind, free_bodies, first_dof, resting, qvel)
+    _mj_make_constraint(model, data)
+    _mj_project_constraint(model, data)
+    _mj_transmission(model, data)
+    _mj_fwd_velocity(model, data)
+    balance_gravity(free_bodies, first_dof, resting, bias, applied)
+
+
+@numba.njit(cache=True, nogil=True)
+def _rotate(axis_angle, rotation):
+    """Rotation matrix of an axis-angle vector (Rodrigues) times `rotation`."""
+    angle = np.sqrt(np.sum(axis_angle * axis_angle))
+    if angle == 0.0:
+        return rotation.copy()
+    x, y, z = axis_angle / angle
+    s, c = np.sin(angle), np.cos(angle)
+    t = 1.0 - c
+    matrix = np.array(
+        [
+            [t * x * x + c, t * x * y - z * s, t * x * z + y * s],
+            [t * x * y + z * s, t * y * y + c, t * y * z - x * s],
+            [t * x * z - y * s, t * y * z + x * s, t * z * z + c],
+        ]
+    )
+    return matrix @ rotation
+
+
+@numba.njit(cache=True, nogil=True)
+def run_env_step(
+    model,
+    data,
+    qm,
+    site,
+    qpos,
+    qvel,
+    ctrl,
+    bias,
+    site_xpos,
+    site_xmat,
+    qpos_index,
+    dof_index,
+    ctrl_range,
+    action,
+    goal_ori,
+    gripper,
+    full_mass,
+    jac_pos,
+    jac_rot,
+    stale_pos,
+    stale_rot,
+    stale_jac,
+    stale_mass,
+    default_joints,
+    objects,
+    is_stale,
+):
+    """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
+    joints, velocities, arm_bias = np.empty(ARM_DOF), np.empty(ARM_DOF), np.empty(ARM_DOF)
+    jac, mass = np.empty((6, ARM_DOF)), np.empty((ARM_DOF, ARM_DOF))
+    torques = np.empty(ARM_DOF)
+    pos, rot, goal_pos = np.empty(3), np.empty((3, 3)), np.empty(3)
+    for substep in range(SUBSTEPS):
+        run_first_half(model, data, qvel, bias, objects)
+        for i in range(ARM_DOF):
+            arm_bias[i] = bias[dof_index[i]]
+        if is_stale and substep == 0:
+            pos[:], rot[:], jac[:], mass[:], joints[:] = stale_pos, stale_rot, stale_jac, stale_mass, default_joints
+            velocities[:] = 0.0
+        else:
+            _mj_full_m(model, full_mass.ctypes.data, qm)
+            _mj_jac_site(model, data, jac_pos.ctypes.data, jac_rot.ctypes.data, site)
+            for i in range(3):
+                pos[i] = site_xpos[site, i]
+                for j in range(3):
+                    rot[i, j] = site_xmat[site, 3 * i + j]
+            for i in range(ARM_DOF):
+                joints[i] = qpos[qpos_index[i]]
+                velocities[i] = qvel[dof_index[i]]
+                for j in range(3):
+                    jac[j, i] = jac_pos[j, dof_index[i]]
+                    jac[3 + j, i] = jac_rot[j, dof_index[i]]
+                for j in range(ARM_DOF):
+                    mass[i, j] = full_mass[dof_index[i], dof_index[j]]
+        if substep == 0:
+            for i in range(3):
+                goal_pos[i] = pos[i] + POSITION_SCALE * min(1.0, max(-1.0, action[i]))
+            turn = ROTATION_SCALE * np.minimum(1.0, np.maximum(-1.0, action[3:6]))
+            if turn[0] != 0.0 or turn[1] != 0.0 or turn[2] != 0.0:
+                goal_ori[:] = _rotate(turn, rot)
+        write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, arm_bias, torques)
+        for i in range(ARM_DOF):
+            ctrl[i] = min(ctrl_range[i, 1], max(ctrl_range[i, 0], torques[i]))
+        gripper[0] = min(1.0, max(-1.0, gripper[0] + GRIPPER_SPEED * np.sign(action[6])))
+        for finger in range(2):
+            low, high = ctrl_range[ARM_DOF + finger]
+            # The two fingers move in opposite directions.
+            command = -gripper[0] if finger == 0 else gripper[0]
+            ctrl[ARM_DOF + finger] = 0.5 * (high + low) + 0.5 * (high - low) * command
+        _mj_step2(model, data)
