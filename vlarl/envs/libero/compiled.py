@@ -33,12 +33,16 @@ KP = 150.0
 KD = 2.0 * np.sqrt(KP)
 NULLSPACE_KP = 10.0
 NULLSPACE_KD = 2.0 * np.sqrt(NULLSPACE_KP)
-SPEED_LIMIT = 1e-6
+SPEED_LIMIT = 1e-8
 """Metres and radians per second."""
 REST_SUBSTEPS = 10
 """20 ms: gravity alone would give 0.2 m/s."""
-FIXED, FREE, OTHER = 0, 1, 2
-"""Kinds of bodies: welded to the world, an object with one free joint, anything else (robot, drawers, knobs)."""
+FIXED = 0
+"""Kind of bodies: welded to the world."""
+FREE = 1
+"""Kind of bodies: an object with one free joint."""
+OTHER = 2
+"""Kind of bodies: anything else that moves (robot, drawers, knobs)."""
 
 
 def _load_library() -> None:
