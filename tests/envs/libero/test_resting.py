@@ -87,7 +87,7 @@ def test_objects_that_stand_still_leave_the_solver_but_keep_their_contacts():
 def test_a_push_wakes_the_object_and_what_stands_on_it():
     stepper, awake = Stepper(), Stepper(can_rest=False)
     for one in (stepper, awake):
-        one.run(700)
+        one.run(1000)
     assert stepper.resting() == list(BODIES)
     was_woken = False
     for _ in range(400):
@@ -98,7 +98,7 @@ def test_a_push_wakes_the_object_and_what_stands_on_it():
     assert np.abs(awake.data.qpos - stepper.data.qpos).max() < 1e-6
     # Nothing pushes any more: they come to rest again, and in the same place.
     for one in (stepper, awake):
-        one.run(1500, force=-4.0)
+        one.run(3000, force=-4.0)
     assert stepper.resting() == list(BODIES)
     assert np.abs(awake.data.qpos - stepper.data.qpos).max() < 1e-5
 
