@@ -48,7 +48,7 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         task_suite: for example "libero_spatial".
         task_id: task of the suite, from 0.
         profile: "reference" for upstream's images, "fast" for light models without shadows.
-        stepping: "exact" for upstream's bits, "fast" for one solve per substep instead of three.
+        stepping: "exact" for upstream's bits, "fast" for one solve instead of three, of what moves.
         cameras: names of cameras of the model, for example "agentview", "robot0_eye_in_hand".
         image_size: side of the images, pixels.
         replan_steps: env steps per call of `step`.
