@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlarl.cli.options import parse, print_json
-from vlarl.configs.env import EnvConfig
+from vlarl.configs.env import EnvConfig, RenderProfile, Stepping
 from vlarl.envs.base import environment_module, make_spec
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError
@@ -40,6 +40,10 @@ class EvaluateOptions:
     """Environment slots; default: the run's. Outcomes do not depend on it."""
     num_workers: int | None = None
     """Worker processes; default: the run's. Outcomes do not depend on it."""
+    stepping: Stepping | None = None
+    """LIBERO's physics, exact or fast; default: the run's."""
+    render_profile: RenderProfile | None = None
+    """LIBERO's frames, reference or fast; default: the run's."""
     output: Path | None = None
     """File for every episode's outcome, JSON."""
     compare: Path | None = None
@@ -98,7 +102,7 @@ def _env_config(options: EvaluateOptions) -> EnvConfig:
         config = quickstart(task_suite=options.task_suite, task_ids=options.task_ids).env
     changes = {
         name: value
-        for name in ("task_suite", "task_ids", "num_envs", "num_workers")
+        for name in ("task_suite", "task_ids", "num_envs", "num_workers", "stepping", "render_profile")
         if (value := getattr(options, name)) is not None
     }
     return replace(config, **changes)
