@@ -20,7 +20,7 @@ QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
     "libero_spatial": (0,),
 }
 """Suite -> tasks that the quickstart takes of it: those with an expert. The first suite is the default."""
-TRAINING_LIMITS: dict[str, int] = {"libero_object": 184, "libero_goal": 160, "libero_spatial": 160}
+TRAINING_LIMITS: dict[str, int] = {"libero_object": 184, "libero_goal": 136, "libero_spatial": 160}
 """Suite -> episode limit in training, env steps: what an expert needs with one mistake, and some."""
 
 
@@ -39,13 +39,15 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         recipe="quickstart",
         seed=seed,
         env=EnvConfig(name="libero", task_suite=suite, task_ids=task_ids, max_episode_steps=TRAINING_LIMITS.get(suite)),
-        # Fingers and gripper command. Where the hand is has to be seen, or the policy could do without the image.
-        policy=PolicyConfig(proprio_entries=(9, 10, 11)),
-        demonstrations=DemonstrationConfig(episodes_per_task=3),
+        # Height of the hand, fingers and gripper command. Where the hand is above the table has to be seen, or the
+        # policy could do without the image.
+        policy=PolicyConfig(proprio_entries=(2, 9, 10, 11)),
+        # Of two per task, one is held out for the validation loss.
+        demonstrations=DemonstrationConfig(episodes_per_task=2),
         sft=SFTConfig(num_steps=1400),
-        ppo=PPOConfig(num_iterations=12, learning_rate=5e-4, temperature=0.5),
+        ppo=PPOConfig(num_iterations=20, learning_rate=5e-4, temperature=0.8),
         curriculum=CurriculumConfig(),
-        evaluation=EvaluationConfig(validation_interval=6),
+        evaluation=EvaluationConfig(validation_interval=5),
     )
 
 

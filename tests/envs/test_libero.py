@@ -1,6 +1,8 @@
 """Our stepping against upstream's, and the environment's contract, on the real simulator."""
 
+import os
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -171,3 +173,12 @@ def test_goals_are_read_from_bddl():
 def test_unknown_names(suite, task_id, message):
     with pytest.raises(UserError, match=message):
         load_task(suite, task_id)
+
+
+def test_frames_do_not_depend_on_another_librarys_gl_context(slots):
+    slots[0].reset(TRAIN)
+    before = slots[0].render(64)
+    other = import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(64, 64)
+    other.make_current()
+    other.free()
+    assert np.array_equal(slots[0].render(64), before)

@@ -42,17 +42,18 @@ _context: Any = None
 
 
 def _make_context_current() -> None:
-    """Makes the process's GL context on first use: it must not be inherited through a fork.
+    """Draws into the process's GL context from here on; other libraries in the process may have their own.
+
+    It is made on first use, because it must not be inherited through a fork.
 
     Raises:
         MissingSystemLibraryError: rendering does not work.
     """
     global _context
-    if _context is not None:
-        return
     try:
-        # Not mujoco.GLContext: that is fixed when mujoco is imported, perhaps before the variable was set.
-        _context = import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(64, 64)
+        if _context is None:
+            # Not mujoco.GLContext: that is fixed when mujoco is imported, perhaps before the variable was set.
+            _context = import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(64, 64)
         _context.make_current()
     except Exception as error:
         raise _missing_library(error) from error
@@ -104,6 +105,7 @@ class Renderer:
         mujoco.mjv_updateScene(
             self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
+        _make_context_current()
         self._fit_buffer(size)
         # The renderers of a process share the GL context, which keeps the buffer of the last one.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
