@@ -1,7 +1,7 @@
-"""Where a scripted expert grasps each object and where it lets go: a table, one entry per task.
+"""Where a scripted expert grasps each object and where it lets go: one entry per way of holding.
 
 Offsets are in the world frame (x away from the robot, y to its left, z up), metres. The fingers open along y, 7.7 cm
-wide, and are never turned, so a bowl is held at its rim and a can across its middle.
+wide, and are turned only where a yaw is given, so a bowl is held at its rim and a can across its middle.
 """
 
 from dataclasses import dataclass, replace
@@ -21,22 +21,16 @@ class GraspSpec:
     """The object's origin above the target's when the fingers open."""
     target_is_site: bool = False
     """The target is a named region (a site) and not an object."""
+    yaw: float = 0.0
+    """The hand's turn about the vertical against a start, radians; 0 never turns it."""
 
 
-_BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
-_BOWL_RIM_RIGHT = replace(_BOWL_RIM_LEFT, offset=(0.0, -0.046))
-_ACROSS_CAN = GraspSpec(
+BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
+BOWL_RIM_RIGHT = replace(BOWL_RIM_LEFT, offset=(0.0, -0.046))
+BOWL_ONTO_CABINET = replace(BOWL_RIM_LEFT, lift_height=0.33, release_height=0.03, target_is_site=True)
+BOTTLE_ONTO_CABINET = GraspSpec(
+    offset=(0.0, 0.0), grasp_height=0.12, lift_height=0.36, release_height=0.03, target_is_site=True
+)
+ACROSS_CAN = GraspSpec(
     offset=(0.0, -0.003), grasp_height=0.012, lift_height=0.18, release_height=0.09, target_is_site=True
 )
-
-GRASPS: dict[str, GraspSpec] = {
-    # The hand would hit the cabinet on the right side of the plate.
-    "put_the_bowl_on_the_plate": _BOWL_RIM_LEFT,
-    "put_the_bowl_on_the_stove": replace(_BOWL_RIM_LEFT, target_is_site=True),
-    # The fingers would hit the neighbouring dishes on the left side of the bowl.
-    "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate": _BOWL_RIM_RIGHT,
-    "pick_up_the_alphabet_soup_and_place_it_in_the_basket": _ACROSS_CAN,
-    "pick_up_the_chocolate_pudding_and_place_it_in_the_basket": replace(_ACROSS_CAN, grasp_height=0.010),
-    "pick_up_the_tomato_sauce_and_place_it_in_the_basket": replace(_ACROSS_CAN, grasp_height=0.02, lift_height=0.24),
-}
-"""Task name -> grasp. A task belongs here once its expert solves at least 90 % of the training starts."""

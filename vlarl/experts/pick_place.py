@@ -1,87 +1,25 @@
-"""A scripted pick-and-place expert with privileged state: it reads object poses that no policy sees."""
+"""Pick-and-place with privileged state: it reads object poses that no policy sees."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
 
 import numpy as np
 
-from vlarl.errors import unknown_name
-from vlarl.experts.grasps import GRASPS, GraspSpec
+from vlarl.experts.grasps import GraspSpec
+from vlarl.experts.skills import CLOSE, OPEN, EarlyClose, ExpertStep, PrivilegedState, hand_down, move, rotation_error
 
-_GAIN = 12.0
-"""Action per metre of distance; a full action moves the hand about 1.5 cm in one env step."""
-_OPEN, _CLOSE = -1.0, 1.0
 _OPENING_STEPS = 6
 """Env steps that the fingers need to open wide enough to pass the object."""
 _CLOSING_STEPS = 9
 _DESCENT_STEPS = 25
 """Env steps after which the fingers close where they are: they rest on a neighbouring object."""
-_RELEASE_STEPS = 20
-"""Env steps after opening in which the object must have come to rest at its goal."""
+_RELEASE_STEPS = 12
+"""Env steps after opening before the hand rises."""
+_RETREAT_STEPS = 10
+"""Env steps of rising; after them the object must have come to rest at its goal."""
+_RETREAT_HEIGHT = 0.10
 _RECOVERY_CLEARANCE = 0.035
 """Height over the grasp to which the hand returns after a failed grasp, metres."""
-
-
-class PrivilegedState(Protocol):
-    """What the expert reads of an environment slot. Positions are [3] float64, metres, world frame."""
-
-    @property
-    def ee_position(self) -> np.ndarray:
-        """Grip point between the fingertips."""
-        ...
-
-    def object_position(self, name: str) -> np.ndarray:
-        """Origin of an object's body."""
-        ...
-
-    def site_position(self, name: str) -> np.ndarray:
-        """Centre of a named region."""
-        ...
-
-
-class ManipulationTask(Protocol):
-    """What the expert must know of a task."""
-
-    @property
-    def name(self) -> str:
-        """LIBERO's task name, for example put_the_bowl_on_the_plate."""
-        ...
-
-    @property
-    def goal(self) -> Sequence[tuple[str, ...]]:
-        """Predicates such as ("on", "akita_black_bowl_1", "plate_1")."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class EarlyClose:
-    """A mistake that is forced on the expert once, so that a demonstration shows how to recover from it."""
-
-    height: float
-    """Grip point above the right grasp when the fingers close, metres."""
-    closed_steps: int
-    """Env steps with closing fingers."""
-    lifted_steps: int
-    """Env steps of lifting nothing after that."""
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "EarlyClose":
-        """Draws 1.5 to 5.5 cm too high, 4 to 10 steps closed, 0 to 12 steps lifted."""
-        return cls(
-            height=float(rng.uniform(0.015, 0.055)),
-            closed_steps=int(rng.integers(4, 11)),
-            lifted_steps=int(rng.integers(0, 13)),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertStep:
-    """One decision: action [7] float32 in [-1, 1]; forced is True while the mistake is being made."""
-
-    action: np.ndarray
-    forced: bool
 
 
 class _Phase(Enum):
@@ -94,17 +32,32 @@ class _Phase(Enum):
     CARRY = auto()
     LOWER = auto()
     RELEASE = auto()
+    RETREAT = auto()
 
 
-class PickPlaceExpert:
-    """Goes above the object, descends, closes, lifts, carries, lowers, opens. One object serves one episode."""
+@dataclass(frozen=True, kw_only=True)
+class PickPlace:
+    """Takes an object, and lets it go over a target."""
 
-    def __init__(
-        self, grasp: GraspSpec, object_name: str, target_name: str, rng: np.random.Generator, mistake: EarlyClose | None
-    ) -> None:
-        self._grasp = grasp
-        self._object_name = object_name
-        self._target_name = target_name
+    object_name: str
+    """As in the task's BDDL file."""
+    target_name: str
+    """An object, or a region if `grasp.target_is_site`."""
+    grasp: GraspSpec
+    can_close_early: bool = True
+
+    def begin(self, rng: np.random.Generator, mistake: EarlyClose | None) -> "PickPlaceSkill":
+        """Makes the skill of one episode with jitter from `rng`."""
+        return PickPlaceSkill(self, rng, mistake)
+
+
+class PickPlaceSkill:
+    """Goes above the object, descends, closes, lifts, carries, lowers, opens, rises. One object serves one episode."""
+
+    def __init__(self, spec: PickPlace, rng: np.random.Generator, mistake: EarlyClose | None) -> None:
+        self._grasp = spec.grasp
+        self._object_name = spec.object_name
+        self._target_name = spec.target_name
         self._mistake = mistake
         self._phase = _Phase.APPROACH
         self._steps_in_phase = 0
@@ -114,26 +67,27 @@ class PickPlaceExpert:
         self._hold = np.zeros(3)
         self._carry_offset = np.zeros(2)
         self._carry_height = 0.0
+        # Without a turn the expert never commands one: exact zeros are what a policy learns fastest.
+        self._rotation = hand_down(spec.grasp.yaw) if spec.grasp.yaw else None
 
     def act(self, state: PrivilegedState) -> ExpertStep:
         """Returns the action for the current state; to be called once per env step."""
         self._advance(state)
         self._steps_in_phase += 1
-        target, gripper = self._target(state), self._gripper
-        action = np.zeros(7, dtype=np.float32)
-        action[:3] = np.clip(_GAIN * (target - state.ee_position), -1.0, 1.0)
-        action[6] = gripper
-        forced = self._phase in (_Phase.FORCED_CLOSE, _Phase.FORCED_LIFT)
-        return ExpertStep(action=action, forced=forced)
+        return ExpertStep(
+            action=move(state, self._target(state), self._gripper, self._rotation),
+            forced=self._phase in (_Phase.FORCED_CLOSE, _Phase.FORCED_LIFT),
+        )
 
     @property
-    def finished(self) -> bool:
-        """The object was let go some time ago: without success by now, the attempt has failed."""
-        return self._phase is _Phase.RELEASE and self._steps_in_phase >= _RELEASE_STEPS
+    def done(self) -> bool:
+        """The object was let go and the hand has risen."""
+        return self._phase is _Phase.RETREAT and self._steps_in_phase >= _RETREAT_STEPS
 
     @property
     def _gripper(self) -> float:
-        return _OPEN if self._phase in (_Phase.APPROACH, _Phase.DESCEND, _Phase.RELEASE) else _CLOSE
+        is_open = self._phase in (_Phase.APPROACH, _Phase.DESCEND, _Phase.RELEASE, _Phase.RETREAT)
+        return OPEN if is_open else CLOSE
 
     def _enter(self, phase: _Phase, state: PrivilegedState) -> None:
         self._phase = phase
@@ -161,6 +115,8 @@ class PickPlaceExpert:
             return self._hold + (0.0, 0.0, self._grasp.lift_height)
         if self._phase in (_Phase.CLOSE, _Phase.FORCED_CLOSE, _Phase.RELEASE):
             return self._hold
+        if self._phase is _Phase.RETREAT:
+            return self._hold + (0.0, 0.0, _RETREAT_HEIGHT)
         if self._phase is _Phase.LIFT:
             return np.append(self._hold[:2], self._carry_height)
         above_target = self._place_point(state)[:2] + self._carry_offset
@@ -175,7 +131,8 @@ class PickPlaceExpert:
         if self._phase is _Phase.APPROACH:
             error = self._target(state) - hand
             opened = self._steps_in_phase >= self._opening_steps
-            if opened and np.linalg.norm(error[:2]) < 0.012 and abs(error[2]) < 0.03:
+            turned = self._rotation is None or np.linalg.norm(rotation_error(state, self._rotation)) < 0.1
+            if opened and turned and np.linalg.norm(error[:2]) < 0.012 and abs(error[2]) < 0.03:
                 self._enter(_Phase.DESCEND, state)
         elif self._phase is _Phase.DESCEND:
             height = hand[2] - self._grasp_point(state)[2]
@@ -203,32 +160,8 @@ class PickPlaceExpert:
         elif self._phase is _Phase.CARRY:
             if np.linalg.norm(self._target(state)[:2] - hand[:2]) < 0.012:
                 self._enter(_Phase.LOWER, state)
-        elif self._phase is _Phase.LOWER and self._target(state)[2] - hand[2] > -0.008:
-            self._enter(_Phase.RELEASE, state)
-
-
-def require_expert(task: ManipulationTask) -> None:
-    """Checks that a task has an expert.
-
-    Raises:
-        UserError: it has none; the message lists the tasks that have one.
-    """
-    if task.name not in GRASPS:
-        raise unknown_name("task of a scripted expert", task.name, GRASPS)
-
-
-def make_expert(task: ManipulationTask, rng: np.random.Generator, recovery_probability: float = 0.0) -> PickPlaceExpert:
-    """Makes the expert of one episode.
-
-    Args:
-        task: the slot's task.
-        rng: source of the episode's jitter and mistake.
-        recovery_probability: chance that the fingers are forced to close too early once.
-
-    Raises:
-        UserError: no expert for this task.
-    """
-    require_expert(task)
-    _, object_name, target_name = task.goal[0]
-    mistake = EarlyClose.sample(rng) if rng.random() < recovery_probability else None
-    return PickPlaceExpert(GRASPS[task.name], object_name, target_name, rng, mistake)
+        elif self._phase is _Phase.LOWER:
+            if self._target(state)[2] - hand[2] > -0.008:
+                self._enter(_Phase.RELEASE, state)
+        elif self._phase is _Phase.RELEASE and self._steps_in_phase >= _RELEASE_STEPS:
+            self._enter(_Phase.RETREAT, state)

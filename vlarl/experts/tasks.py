@@ -1,0 +1,100 @@
+"""Which skills solve which task: the table of the scripted experts, one entry per LIBERO task."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from vlarl.errors import unknown_name
+from vlarl.experts.grasps import (
+    ACROSS_CAN,
+    BOTTLE_ONTO_CABINET,
+    BOWL_ONTO_CABINET,
+    BOWL_RIM_LEFT,
+    BOWL_RIM_RIGHT,
+    GraspSpec,
+)
+from vlarl.experts.pick_place import PickPlace
+from vlarl.experts.skills import EarlyClose, SequenceExpert, SkillSpec
+
+
+class ManipulationTask(Protocol):
+    """What the expert must know of a task."""
+
+    @property
+    def name(self) -> str:
+        """LIBERO's task name, for example put_the_bowl_on_the_plate."""
+        ...
+
+
+Skills = tuple[SkillSpec, ...]
+
+
+def _bowl_to(target: str, grasp: GraspSpec) -> Skills:
+    return (PickPlace(object_name="akita_black_bowl_1", target_name=target, grasp=grasp),)
+
+
+def _to_basket(name: str, grasp: GraspSpec) -> Skills:
+    return (PickPlace(object_name=name, target_name="basket_1_contain_region", grasp=grasp),)
+
+
+LIBERO_SPATIAL: dict[str, Skills] = {
+    # The fingers would hit the neighbouring dishes on the left side of the bowl.
+    "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate": _bowl_to(
+        "plate_1", BOWL_RIM_RIGHT
+    ),
+}
+LIBERO_OBJECT: dict[str, Skills] = {
+    "pick_up_the_alphabet_soup_and_place_it_in_the_basket": _to_basket("alphabet_soup_1", ACROSS_CAN),
+    "pick_up_the_chocolate_pudding_and_place_it_in_the_basket": _to_basket(
+        "chocolate_pudding_1", replace(ACROSS_CAN, grasp_height=0.010)
+    ),
+    "pick_up_the_tomato_sauce_and_place_it_in_the_basket": _to_basket(
+        "tomato_sauce_1", replace(ACROSS_CAN, grasp_height=0.02, lift_height=0.24)
+    ),
+}
+LIBERO_GOAL: dict[str, Skills] = {
+    "put_the_bowl_on_the_stove": _bowl_to("flat_stove_1_cook_region", replace(BOWL_RIM_LEFT, target_is_site=True)),
+    "put_the_wine_bottle_on_top_of_the_cabinet": (
+        PickPlace(object_name="wine_bottle_1", target_name="wooden_cabinet_1_top_side", grasp=BOTTLE_ONTO_CABINET),
+    ),
+    "put_the_bowl_on_top_of_the_cabinet": _bowl_to("wooden_cabinet_1_top_side", BOWL_ONTO_CABINET),
+    # The hand would hit the cabinet on the right side of the plate.
+    "put_the_bowl_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
+}
+LIBERO_10: dict[str, Skills] = {}
+
+EXPERTS: Mapping[str, Skills] = {**LIBERO_SPATIAL, **LIBERO_OBJECT, **LIBERO_GOAL, **LIBERO_10}
+"""Task name -> skills in their order. A task belongs here once its expert solves at least 60 % of the training starts
+(`scripts/expert_table.py` measures it)."""
+
+
+def require_expert(task: ManipulationTask) -> None:
+    """Checks that a task has an expert.
+
+    Raises:
+        UserError: it has none; the message lists the tasks that have one.
+    """
+    if task.name not in EXPERTS:
+        raise unknown_name("task of a scripted expert", task.name, EXPERTS)
+
+
+def make_expert(task: ManipulationTask, rng: np.random.Generator, recovery_probability: float = 0.0) -> SequenceExpert:
+    """Makes the expert of one episode.
+
+    Args:
+        task: the slot's task.
+        rng: source of the episode's jitter and mistake.
+        recovery_probability: chance that the fingers are forced to close too early once, in one of the grasps.
+
+    Raises:
+        UserError: no expert for this task.
+    """
+    require_expert(task)
+    specs = EXPERTS[task.name]
+    mistake = EarlyClose.sample(rng) if rng.random() < recovery_probability else None
+    grasping = [index for index, spec in enumerate(specs) if spec.can_close_early]
+    chosen = grasping[int(rng.integers(len(grasping)))] if len(grasping) > 1 else next(iter(grasping), None)
+    skills = [spec.begin(rng, mistake if index == chosen else None) for index, spec in enumerate(specs)]
+    return SequenceExpert(skills)
