@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from vlarl.errors import unknown_name
+from vlarl.experts.articulated import open_drawer, turn_on
 from vlarl.experts.grasps import (
     ACROSS_CAN,
     BOTTLE_ONTO_CABINET,
@@ -55,6 +56,8 @@ LIBERO_OBJECT: dict[str, Skills] = {
     ),
 }
 LIBERO_GOAL: dict[str, Skills] = {
+    "open_the_middle_drawer_of_the_cabinet": (open_drawer("wooden_cabinet_1", "middle", 0.110, 1.0),),
+    "turn_on_the_stove": (turn_on("flat_stove_1"),),
     "put_the_bowl_on_the_stove": _bowl_to("flat_stove_1_cook_region", replace(BOWL_RIM_LEFT, target_is_site=True)),
     "put_the_wine_bottle_on_top_of_the_cabinet": (
         PickPlace(object_name="wine_bottle_1", target_name="wooden_cabinet_1_top_side", grasp=BOTTLE_ONTO_CABINET),
