@@ -23,6 +23,10 @@ class GraspSpec:
     """The target is a named region (a site) and not an object."""
     yaw: float = 0.0
     """The hand's turn about the vertical against a start, radians; 0 never turns it."""
+    release_yaw: float | None = None
+    """The same when the fingers open; None keeps `yaw`."""
+    release_offset: tuple[float, float] = (0.0, 0.0)
+    """The object's origin relative to the target's when the fingers open, (x, y)."""
 
 
 BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
@@ -33,4 +37,24 @@ BOTTLE_ONTO_CABINET = GraspSpec(
 )
 ACROSS_CAN = GraspSpec(
     offset=(0.0, -0.003), grasp_height=0.012, lift_height=0.18, release_height=0.09, target_is_site=True
+)
+# Boxes lie with their long side along x.
+FLAT_BOX = replace(ACROSS_CAN, offset=(0.0, 0.0), grasp_height=0.004)
+# Rims opposite to the handles: mugs stand with their handles along y.
+PORCELAIN_MUG = GraspSpec(offset=(0.0, -0.055), grasp_height=0.09, lift_height=0.12, release_height=0.025)
+WHITE_YELLOW_MUG = GraspSpec(offset=(0.0, 0.060), grasp_height=0.085, lift_height=0.12, release_height=0.025)
+# The knob on the lid, over the centre: the pot hangs upright.
+MOKA_POT = GraspSpec(
+    offset=(0.0, 0.001), grasp_height=0.078, lift_height=0.08, release_height=0.097, target_is_site=True
+)
+# The book's thin side lies across the fingers, which turn it along the compartment.
+BOOK = GraspSpec(
+    offset=(-0.010, 0.007),
+    grasp_height=0.115,
+    lift_height=0.19,
+    release_height=-0.055,
+    target_is_site=True,
+    yaw=-0.61,
+    release_yaw=-1.571,
+    release_offset=(0.0, -0.0145),
 )

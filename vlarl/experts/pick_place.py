@@ -18,6 +18,8 @@ _RELEASE_STEPS = 12
 _RETREAT_STEPS = 10
 """Env steps of rising; after them the object must have come to rest at its goal."""
 _RETREAT_HEIGHT = 0.10
+_TURNED = 0.1
+"""Angle to the wanted orientation at which the hand goes on, radians."""
 _RECOVERY_CLEARANCE = 0.035
 """Height over the grasp to which the hand returns after a failed grasp, metres."""
 
@@ -65,10 +67,8 @@ class PickPlaceSkill:
         self._jitter = rng.normal(0.0, 0.002, size=2)
         self._opening_steps = 0
         self._hold = np.zeros(3)
-        self._carry_offset = np.zeros(2)
         self._carry_height = 0.0
-        # Without a turn the expert never commands one: exact zeros are what a policy learns fastest.
-        self._rotation = hand_down(spec.grasp.yaw) if spec.grasp.yaw else None
+        self._yaw = spec.grasp.yaw
 
     def act(self, state: PrivilegedState) -> ExpertStep:
         """Returns the action for the current state; to be called once per env step."""
@@ -83,6 +83,11 @@ class PickPlaceSkill:
     def done(self) -> bool:
         """The object was let go and the hand has risen."""
         return self._phase is _Phase.RETREAT and self._steps_in_phase >= _RETREAT_STEPS
+
+    @property
+    def _rotation(self) -> np.ndarray | None:
+        """Wanted orientation. Without a turn none is commanded: exact zeros are what a policy learns fastest."""
+        return hand_down(self._yaw) if self._yaw else None
 
     @property
     def _gripper(self) -> float:
@@ -105,8 +110,12 @@ class PickPlaceSkill:
             return state.site_position(self._target_name)
         return state.object_position(self._target_name)
 
+    def _is_turned(self, state: PrivilegedState) -> bool:
+        return self._rotation is None or bool(np.linalg.norm(rotation_error(state, self._rotation)) < _TURNED)
+
     def _target(self, state: PrivilegedState) -> np.ndarray:
         """Where the grip point should go now, [3]."""
+        hand = state.ee_position
         if self._phase is _Phase.APPROACH:
             return self._grasp_point(state) + (0.0, 0.0, self._clearance)
         if self._phase is _Phase.DESCEND:
@@ -119,7 +128,9 @@ class PickPlaceSkill:
             return self._hold + (0.0, 0.0, _RETREAT_HEIGHT)
         if self._phase is _Phase.LIFT:
             return np.append(self._hold[:2], self._carry_height)
-        above_target = self._place_point(state)[:2] + self._carry_offset
+        # Measured anew in each step: an object that is turned moves about the hand.
+        carried = hand[:2] - state.object_position(self._object_name)[:2]
+        above_target = self._place_point(state)[:2] + self._grasp.release_offset + carried
         if self._phase is _Phase.CARRY:
             return np.append(above_target, self._carry_height)
         drop = self._place_point(state)[2] + self._grasp.release_height - state.object_position(self._object_name)[2]
@@ -131,8 +142,7 @@ class PickPlaceSkill:
         if self._phase is _Phase.APPROACH:
             error = self._target(state) - hand
             opened = self._steps_in_phase >= self._opening_steps
-            turned = self._rotation is None or np.linalg.norm(rotation_error(state, self._rotation)) < 0.1
-            if opened and turned and np.linalg.norm(error[:2]) < 0.012 and abs(error[2]) < 0.03:
+            if opened and self._is_turned(state) and np.linalg.norm(error[:2]) < 0.012 and abs(error[2]) < 0.03:
                 self._enter(_Phase.DESCEND, state)
         elif self._phase is _Phase.DESCEND:
             height = hand[2] - self._grasp_point(state)[2]
@@ -155,10 +165,11 @@ class PickPlaceSkill:
                 self._enter(_Phase.LIFT, state)
         elif self._phase is _Phase.LIFT:
             if self._carry_height - hand[2] < 0.03:
-                self._carry_offset = hand[:2] - state.object_position(self._object_name)[:2]
+                if self._grasp.release_yaw is not None:
+                    self._yaw = self._grasp.release_yaw
                 self._enter(_Phase.CARRY, state)
         elif self._phase is _Phase.CARRY:
-            if np.linalg.norm(self._target(state)[:2] - hand[:2]) < 0.012:
+            if self._is_turned(state) and np.linalg.norm(self._target(state)[:2] - hand[:2]) < 0.012:
                 self._enter(_Phase.LOWER, state)
         elif self._phase is _Phase.LOWER:
             if self._target(state)[2] - hand[2] > -0.008:

@@ -10,10 +10,15 @@ from vlarl.errors import unknown_name
 from vlarl.experts.articulated import open_drawer, turn_on
 from vlarl.experts.grasps import (
     ACROSS_CAN,
+    BOOK,
     BOTTLE_ONTO_CABINET,
     BOWL_ONTO_CABINET,
     BOWL_RIM_LEFT,
     BOWL_RIM_RIGHT,
+    FLAT_BOX,
+    MOKA_POT,
+    PORCELAIN_MUG,
+    WHITE_YELLOW_MUG,
     GraspSpec,
 )
 from vlarl.experts.pick_place import PickPlace
@@ -66,7 +71,55 @@ LIBERO_GOAL: dict[str, Skills] = {
     # The hand would hit the cabinet on the right side of the plate.
     "put_the_bowl_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
 }
-LIBERO_10: dict[str, Skills] = {}
+_SOUP = replace(ACROSS_CAN, lift_height=0.2)
+_SAUCE = replace(ACROSS_CAN, grasp_height=0.02, lift_height=0.24)
+_BURNER = "flat_stove_1_cook_region"
+
+
+def _to_half_basket(name: str, grasp: GraspSpec, side: float) -> Skills:
+    """Into the basket beside its centre along x, so that two objects have room."""
+    return _to_basket(name, replace(grasp, release_offset=(side, 0.0)))
+
+
+LIBERO_10: dict[str, Skills] = {
+    "LIVING_ROOM_SCENE2_put_both_the_alphabet_soup_and_the_tomato_sauce_in_the_basket": (
+        *_to_half_basket("alphabet_soup_1", _SOUP, 0.028),
+        *_to_half_basket("tomato_sauce_1", _SAUCE, -0.028),
+    ),
+    "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": (
+        *_to_basket("cream_cheese_1", FLAT_BOX),
+        *_to_basket("butter_1", FLAT_BOX),
+    ),
+    "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it": (
+        turn_on("flat_stove_1"),
+        PickPlace(object_name="moka_pot_1", target_name=_BURNER, grasp=MOKA_POT),
+    ),
+    "LIVING_ROOM_SCENE5_put_the_white_mug_on_the_left_plate_and_put_the_yellow_and_white_mug_on_the_right_plate": (
+        PickPlace(object_name="porcelain_mug_1", target_name="plate_1", grasp=PORCELAIN_MUG),
+        PickPlace(object_name="white_yellow_mug_1", target_name="plate_2", grasp=WHITE_YELLOW_MUG),
+    ),
+    "STUDY_SCENE1_pick_up_the_book_and_place_it_in_the_back_compartment_of_the_caddy": (
+        PickPlace(object_name="black_book_1", target_name="desk_caddy_1_back_contain_region", grasp=BOOK),
+    ),
+    "LIVING_ROOM_SCENE6_put_the_white_mug_on_the_plate_and_put_the_chocolate_pudding_to_the_right_of_the_plate": (
+        PickPlace(object_name="porcelain_mug_1", target_name="plate_1", grasp=PORCELAIN_MUG),
+        PickPlace(
+            object_name="chocolate_pudding_1",
+            target_name="living_room_table_plate_right_region",
+            grasp=replace(FLAT_BOX, grasp_height=0.010, lift_height=0.1, release_height=0.05),
+        ),
+    ),
+    "LIVING_ROOM_SCENE1_put_both_the_alphabet_soup_and_the_cream_cheese_box_in_the_basket": (
+        *_to_half_basket("alphabet_soup_1", _SOUP, 0.02),
+        *_to_half_basket("cream_cheese_1", FLAT_BOX, -0.02),
+    ),
+    "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove": (
+        PickPlace(
+            object_name="moka_pot_1", target_name=_BURNER, grasp=replace(MOKA_POT, release_offset=(-0.045, 0.0))
+        ),
+        PickPlace(object_name="moka_pot_2", target_name=_BURNER, grasp=replace(MOKA_POT, release_offset=(0.045, 0.0))),
+    ),
+}
 
 EXPERTS: Mapping[str, Skills] = {**LIBERO_SPATIAL, **LIBERO_OBJECT, **LIBERO_GOAL, **LIBERO_10}
 """Task name -> skills in their order. A task belongs here once its expert solves at least 60 % of the training starts
