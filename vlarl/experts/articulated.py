@@ -13,6 +13,7 @@ _TURNED = 0.15
 """Angle to the wanted orientation below which a waypoint counts as reached, radians."""
 
 Vector = tuple[float, float, float]
+_UNTURNED: Vector = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class Waypoint:
     """Env steps after which the next waypoint follows in any case."""
     until: JointBound | None = None
     """Ends the waypoint instead of the distance."""
-    rotation: Vector = (0.0, 0.0, 0.0)
-    """Turn of the hand against a start, a rotation vector in the world frame, radians; zero never turns it."""
+    rotation: Vector | None = None
+    """Turn of the hand against a start, a rotation vector in the world frame, radians; None keeps the orientation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ class GuideSkill:
 
 def _orientation(waypoint: Waypoint) -> np.ndarray | None:
     """Wanted rotation matrix of the grip point; None keeps it."""
-    if not any(waypoint.rotation):
+    if waypoint.rotation is None:
         return None
     return Rotation.from_rotvec(waypoint.rotation).as_matrix() @ HAND_DOWN
 
@@ -128,7 +129,8 @@ def turn_on(stove: str) -> Guide:
             Waypoint(offset=(0.034, -0.05, 0.036), max_steps=30, rotation=back),
             # Far beyond the knob, for force.
             Waypoint(offset=(0.024, 0.12, 0.036), until=on, max_steps=60, rotation=back),
-            Waypoint(offset=(0.024, 0.0, 0.15), tolerance=0.02, max_steps=30, rotation=back),
+            Waypoint(offset=(0.074, -0.05, 0.12), tolerance=0.03, max_steps=30, rotation=back),
+            Waypoint(offset=(0.12, 0.0, 0.20), tolerance=0.03, max_steps=40, rotation=_UNTURNED),
         ),
     )
 
@@ -148,6 +150,7 @@ def open_drawer(cabinet: str, level: str, handle_height: float, front: float) ->
     x, y, z = 0.002, 0.092 * front, handle_height
     away = 0.10 * np.array([0.0, front * np.sin(tilt), np.cos(tilt)])
     before = (x, y + away[1], z + away[2])
+    above = (x, y + 0.12 * front, z + 0.20)
     return Guide(
         anchor=f"{cabinet}_cabinet_{level}",
         aim=opened,
@@ -158,5 +161,6 @@ def open_drawer(cabinet: str, level: str, handle_height: float, front: float) ->
             Waypoint(offset=(x, y + 0.05 * front, z), rotation=level_hand, until=opened, max_steps=70),
             Waypoint(offset=(x, y, z), gripper=OPEN, rotation=level_hand, tolerance=0.0, max_steps=8),
             Waypoint(offset=before, gripper=OPEN, rotation=level_hand, tolerance=0.02, max_steps=30),
+            Waypoint(offset=above, gripper=OPEN, rotation=_UNTURNED, tolerance=0.03, max_steps=50),
         ),
     )

@@ -20,6 +20,12 @@ _RETREAT_STEPS = 10
 _RETREAT_HEIGHT = 0.10
 _TURNED = 0.1
 """Angle to the wanted orientation at which the hand goes on, radians."""
+_APPROACH_SLOPE = 0.6
+"""Extra height per horizontal metre that is left on the way to the grasp."""
+_NEAR = 0.05
+"""Horizontal distance without extra height, metres."""
+_LOST_DISTANCE = 0.04
+"""An object this much farther from where it was held fell out of the hand, metres."""
 _RECOVERY_CLEARANCE = 0.035
 """Height over the grasp to which the hand returns after a failed grasp, metres."""
 
@@ -68,6 +74,7 @@ class PickPlaceSkill:
         self._opening_steps = 0
         self._hold = np.zeros(3)
         self._carry_height = 0.0
+        self._held_distance = 0.0
         self._yaw = spec.grasp.yaw
 
     def act(self, state: PrivilegedState) -> ExpertStep:
@@ -117,7 +124,10 @@ class PickPlaceSkill:
         """Where the grip point should go now, [3]."""
         hand = state.ee_position
         if self._phase is _Phase.APPROACH:
-            return self._grasp_point(state) + (0.0, 0.0, self._clearance)
+            point = self._grasp_point(state)
+            # High over what stands on the way, a basket that something was just put into.
+            detour = _APPROACH_SLOPE * max(np.linalg.norm(point[:2] - hand[:2]) - _NEAR, 0.0)
+            return point + (0.0, 0.0, self._clearance + detour)
         if self._phase is _Phase.DESCEND:
             return self._grasp_point(state)
         if self._phase is _Phase.FORCED_LIFT:
@@ -136,9 +146,19 @@ class PickPlaceSkill:
         drop = self._place_point(state)[2] + self._grasp.release_height - state.object_position(self._object_name)[2]
         return np.append(above_target, state.ee_position[2] + drop)
 
+    def _is_lost(self, state: PrivilegedState) -> bool:
+        """True when the object should be in the hand and is not."""
+        if self._phase not in (_Phase.CARRY, _Phase.LOWER):
+            return False
+        distance = np.linalg.norm(state.ee_position - self._grasp_point(state))
+        return bool(distance > self._held_distance + _LOST_DISTANCE)
+
     def _advance(self, state: PrivilegedState) -> None:
         """Goes to the next phase once the current one has reached its waypoint."""
         hand = state.ee_position
+        if self._is_lost(state):
+            self._opening_steps, self._yaw = _OPENING_STEPS, self._grasp.yaw
+            self._enter(_Phase.APPROACH, state)
         if self._phase is _Phase.APPROACH:
             error = self._target(state) - hand
             opened = self._steps_in_phase >= self._opening_steps
@@ -165,6 +185,7 @@ class PickPlaceSkill:
                 self._enter(_Phase.LIFT, state)
         elif self._phase is _Phase.LIFT:
             if self._carry_height - hand[2] < 0.03:
+                self._held_distance = 0.0
                 if self._grasp.release_yaw is not None:
                     self._yaw = self._grasp.release_yaw
                 self._enter(_Phase.CARRY, state)

@@ -87,7 +87,8 @@ LIBERO_10: dict[str, Skills] = {
         *_to_half_basket("tomato_sauce_1", _SAUCE, -0.028),
     ),
     "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": (
-        *_to_basket("cream_cheese_1", FLAT_BOX),
+        # Turned, the hand passes between the milk and the orange juice.
+        *_to_basket("cream_cheese_1", replace(FLAT_BOX, yaw=-0.26)),
         *_to_basket("butter_1", FLAT_BOX),
     ),
     "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it": (
