@@ -12,6 +12,7 @@ _JITTER = 0.002
 _TURNED = 0.15
 """Angle to the wanted orientation below which a waypoint counts as reached, radians."""
 
+_QUARTER = np.pi / 2
 Vector = tuple[float, float, float]
 _UNTURNED: Vector = (0.0, 0.0, 0.0)
 
@@ -162,5 +163,91 @@ def open_drawer(cabinet: str, level: str, handle_height: float, front: float) ->
             Waypoint(offset=(x, y, z), gripper=OPEN, rotation=level_hand, tolerance=0.0, max_steps=8),
             Waypoint(offset=before, gripper=OPEN, rotation=level_hand, tolerance=0.02, max_steps=30),
             Waypoint(offset=above, gripper=OPEN, rotation=_UNTURNED, tolerance=0.03, max_steps=50),
+        ),
+    )
+
+
+def close_drawer(cabinet: str, level: str, handle_height: float, front: float) -> Guide:
+    """Pushes a drawer's handle with closed fingers; arguments as of `open_drawer`."""
+    closed = JointBound(joint=f"{cabinet}_{level}_level", bound=0.002, is_lower=True)
+    x, y, z = 0.002, 0.102 * front, handle_height
+    return Guide(
+        anchor=f"{cabinet}_cabinet_{level}",
+        aim=closed,
+        waypoints=(
+            Waypoint(offset=(x, y + 0.07 * front, z + 0.15), tolerance=0.03, max_steps=80, rotation=_UNTURNED),
+            Waypoint(offset=(x, y + 0.05 * front, z), tolerance=0.015, max_steps=40),
+            # Far behind the front, for force.
+            Waypoint(offset=(x, y - 0.10 * front, z), until=closed, max_steps=80),
+            Waypoint(offset=(x, y + 0.08 * front, z + 0.15), tolerance=0.03, max_steps=40),
+        ),
+    )
+
+
+def drag_plate(plate: str, table: str, path: tuple[Vector, ...]) -> tuple[Guide, Guide]:
+    """Puts closed fingers into a plate and drags it along positions [m] relative to a table's body."""
+    return (
+        Guide(
+            anchor=f"{plate}_main",
+            waypoints=(
+                Waypoint(offset=(0.0, 0.0, 0.10), tolerance=0.02, max_steps=60),
+                Waypoint(offset=(0.0, 0.0, 0.018), tolerance=0.006, max_steps=30),
+            ),
+        ),
+        Guide(anchor=table, waypoints=tuple(Waypoint(offset=offset, max_steps=60) for offset in path)),
+    )
+
+
+def put_mug_in_microwave(mug: str, microwave: str) -> tuple[Guide, Guide]:
+    """Takes a mug at its handle with a horizontal hand and puts it through the open door."""
+    forward = tuple((Rotation.from_rotvec([_QUARTER, 0.0, 0.0]) * Rotation.from_rotvec([0.0, 0.0, _QUARTER])).as_rotvec())
+    handle = (0.0, -0.062, 0.056)
+    take = Guide(
+        anchor=f"{mug}_main",
+        waypoints=(
+            Waypoint(offset=(0.0, -0.17, 0.15), gripper=OPEN, tolerance=0.03, max_steps=60, rotation=forward),
+            Waypoint(offset=(0.0, -0.17, 0.056), gripper=OPEN, tolerance=0.015, max_steps=50, rotation=forward),
+            Waypoint(offset=handle, gripper=OPEN, tolerance=0.01, max_steps=40, rotation=forward),
+            Waypoint(offset=handle, tolerance=0.0, max_steps=10, rotation=forward),
+            Waypoint(offset=(0.0, -0.062, 0.20), tolerance=0.0, max_steps=12, rotation=forward),
+        ),
+    )
+    # From the microwave's origin to the grip point of a mug that stands inside.
+    x, z = -0.040, 0.086
+    put = Guide(
+        anchor=f"{microwave}_main",
+        waypoints=(
+            Waypoint(offset=(x, -0.22, z + 0.015), tolerance=0.015, max_steps=60, rotation=forward),
+            Waypoint(offset=(x, -0.06, z + 0.015), tolerance=0.012, max_steps=60, rotation=forward),
+            Waypoint(offset=(x, -0.06, z + 0.015), gripper=OPEN, tolerance=0.0, max_steps=8, rotation=forward),
+            Waypoint(offset=(x, -0.25, z + 0.05), gripper=OPEN, tolerance=0.02, max_steps=60, rotation=forward),
+            Waypoint(offset=(x - 0.1, -0.25, z + 0.25), tolerance=0.03, max_steps=60, rotation=_UNTURNED),
+        ),
+    )
+    return take, put
+
+
+def close_microwave(microwave: str) -> Guide:
+    """Pushes the open door with closed fingers along its arc, from outside."""
+    closed = JointBound(joint=f"{microwave}_microjoint", bound=-0.003, is_lower=True)
+    radius, height = 0.19, 0.04
+
+    def on_door(angle: float, outside: float) -> Vector:
+        x = radius * np.cos(angle) + outside * np.sin(angle)
+        y = radius * np.sin(angle) - outside * np.cos(angle)
+        return (float(x), float(y), height)
+
+    x, y, _ = on_door(-2.05, 0.09)
+    return Guide(
+        anchor=f"{microwave}_microdoorroot",
+        aim=closed,
+        waypoints=(
+            Waypoint(offset=(x, y, 0.20), tolerance=0.03, max_steps=80),
+            Waypoint(offset=(x, y, height), tolerance=0.02, max_steps=40),
+            *(
+                Waypoint(offset=on_door(angle, 0.0), tolerance=0.04, max_steps=25)
+                for angle in (-1.8, -1.5, -1.2, -0.9, -0.6, -0.3, 0.0)
+            ),
+            Waypoint(offset=on_door(0.0, -0.10), until=closed, max_steps=40),
         ),
     )

@@ -7,13 +7,14 @@ from typing import Protocol
 import numpy as np
 
 from vlarl.errors import unknown_name
-from vlarl.experts.articulated import open_drawer, turn_on
+from vlarl.experts.articulated import close_drawer, close_microwave, drag_plate, open_drawer, put_mug_in_microwave, turn_on
 from vlarl.experts.grasps import (
     ACROSS_CAN,
     BOOK,
     BOTTLE_ONTO_CABINET,
     BOWL_ONTO_CABINET,
     BOWL_RIM_LEFT,
+    BOWL_RIM_NEAR,
     BOWL_RIM_RIGHT,
     FLAT_BOX,
     MOKA_POT,
@@ -62,6 +63,19 @@ LIBERO_OBJECT: dict[str, Skills] = {
 }
 LIBERO_GOAL: dict[str, Skills] = {
     "open_the_middle_drawer_of_the_cabinet": (open_drawer("wooden_cabinet_1", "middle", 0.110, 1.0),),
+    "open_the_top_drawer_and_put_the_bowl_inside": (
+        open_drawer("wooden_cabinet_1", "top", 0.184, 1.0),
+        *_bowl_to(
+            "wooden_cabinet_1_top_region",
+            replace(
+                BOWL_RIM_NEAR, lift_height=0.30, release_height=0.0, release_offset=(0.0, 0.01), target_is_site=True
+            ),
+        ),
+    ),
+    # Beside the cream cheese, which lies on the straight way.
+    "push_the_plate_to_the_front_of_the_stove": drag_plate(
+        "plate_1", "table", ((0.09, 0.27, 0.045), (-0.05, 0.26, 0.045))
+    ),
     "turn_on_the_stove": (turn_on("flat_stove_1"),),
     "put_the_bowl_on_the_stove": _bowl_to("flat_stove_1_cook_region", replace(BOWL_RIM_LEFT, target_is_site=True)),
     "put_the_wine_bottle_on_top_of_the_cabinet": (
@@ -113,6 +127,19 @@ LIBERO_10: dict[str, Skills] = {
     "LIVING_ROOM_SCENE1_put_both_the_alphabet_soup_and_the_cream_cheese_box_in_the_basket": (
         *_to_half_basket("alphabet_soup_1", _SOUP, 0.02),
         *_to_half_basket("cream_cheese_1", FLAT_BOX, -0.02),
+    ),
+    "KITCHEN_SCENE4_put_the_black_bowl_in_the_bottom_drawer_of_the_cabinet_and_close_it": (
+        *_bowl_to(
+            "white_cabinet_1_bottom_region",
+            replace(
+                BOWL_RIM_NEAR, lift_height=0.16, release_height=0.0, release_offset=(0.0, -0.02), target_is_site=True
+            ),
+        ),
+        close_drawer("white_cabinet_1", "bottom", 0.041, -1.0),
+    ),
+    "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it": (
+        *put_mug_in_microwave("white_yellow_mug_1", "microwave_1"),
+        close_microwave("microwave_1"),
     ),
     "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove": (
         PickPlace(
