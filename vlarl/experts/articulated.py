@@ -13,6 +13,7 @@ _TURNED = 0.15
 """Angle to the wanted orientation below which a waypoint counts as reached, radians."""
 
 _QUARTER = np.pi / 2
+_SPIN = -_QUARTER
 Vector = tuple[float, float, float]
 _UNTURNED: Vector = (0.0, 0.0, 0.0)
 
@@ -117,6 +118,12 @@ def _orientation(waypoint: Waypoint) -> np.ndarray | None:
     return Rotation.from_rotvec(waypoint.rotation).as_matrix() @ HAND_DOWN
 
 
+def _level(towards: float) -> Vector:
+    """Turn of a hand that points along world y, `towards` 1.0 or -1.0, with fingers that open along x."""
+    turn = Rotation.from_rotvec([towards * _QUARTER, 0.0, 0.0]) * Rotation.from_rotvec([0.0, 0.0, _SPIN])
+    return tuple(turn.as_rotvec())
+
+
 def turn_on(stove: str) -> Guide:
     """Pushes a stove's knob with closed fingers; a hand that points straight down would not reach it."""
     knob = f"{stove}_button"
@@ -175,20 +182,21 @@ def close_drawer(cabinet: str, level: str, handle_height: float, front: float) -
         anchor=f"{cabinet}_cabinet_{level}",
         aim=closed,
         waypoints=(
-            Waypoint(offset=(x, y + 0.07 * front, z + 0.15), tolerance=0.03, max_steps=80, rotation=_UNTURNED),
-            Waypoint(offset=(x, y + 0.05 * front, z), tolerance=0.015, max_steps=40),
+            # Level, the hand stays away from the handles above.
+            Waypoint(offset=(x, y + 0.09 * front, z + 0.15), tolerance=0.03, max_steps=80, rotation=_level(-front)),
+            Waypoint(offset=(x, y + 0.05 * front, z), tolerance=0.02, max_steps=50, rotation=_level(-front)),
             # Far behind the front, for force.
-            Waypoint(offset=(x, y - 0.10 * front, z), until=closed, max_steps=80),
-            Waypoint(offset=(x, y + 0.08 * front, z + 0.15), tolerance=0.03, max_steps=40),
+            Waypoint(offset=(x, y - 0.10 * front, z), until=closed, max_steps=80, rotation=_level(-front)),
+            Waypoint(offset=(x, y + 0.09 * front, z + 0.15), tolerance=0.03, max_steps=40, rotation=_level(-front)),
         ),
     )
 
 
-def drag_plate(plate: str, table: str, path: tuple[Vector, ...]) -> tuple[Guide, Guide]:
-    """Puts closed fingers into a plate and drags it along positions [m] relative to a table's body."""
+def drag_dish(dish: str, table: str, path: tuple[Vector, ...]) -> tuple[Guide, Guide]:
+    """Puts closed fingers into a plate or bowl and drags it along positions [m] relative to a table's body."""
     return (
         Guide(
-            anchor=f"{plate}_main",
+            anchor=f"{dish}_main",
             waypoints=(
                 Waypoint(offset=(0.0, 0.0, 0.10), tolerance=0.02, max_steps=60),
                 Waypoint(offset=(0.0, 0.0, 0.018), tolerance=0.006, max_steps=30),
@@ -200,7 +208,7 @@ def drag_plate(plate: str, table: str, path: tuple[Vector, ...]) -> tuple[Guide,
 
 def put_mug_in_microwave(mug: str, microwave: str) -> tuple[Guide, Guide]:
     """Takes a mug at its handle with a horizontal hand and puts it through the open door."""
-    forward = tuple((Rotation.from_rotvec([_QUARTER, 0.0, 0.0]) * Rotation.from_rotvec([0.0, 0.0, _QUARTER])).as_rotvec())
+    forward = _level(1.0)
     handle = (0.0, -0.062, 0.056)
     take = Guide(
         anchor=f"{mug}_main",

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from vlarl.errors import unknown_name
-from vlarl.experts.articulated import close_drawer, close_microwave, drag_plate, open_drawer, put_mug_in_microwave, turn_on
+from vlarl.experts.articulated import close_drawer, close_microwave, drag_dish, open_drawer, put_mug_in_microwave, turn_on
 from vlarl.experts.grasps import (
     ACROSS_CAN,
     BOOK,
@@ -64,16 +64,18 @@ LIBERO_OBJECT: dict[str, Skills] = {
 LIBERO_GOAL: dict[str, Skills] = {
     "open_the_middle_drawer_of_the_cabinet": (open_drawer("wooden_cabinet_1", "middle", 0.110, 1.0),),
     "open_the_top_drawer_and_put_the_bowl_inside": (
+        # Out of the shadow of the drawer.
+        *drag_dish("akita_black_bowl_1", "table", ((-0.175, 0.08, 0.045), (-0.175, 0.06, 0.15))),
         open_drawer("wooden_cabinet_1", "top", 0.184, 1.0),
         *_bowl_to(
             "wooden_cabinet_1_top_region",
             replace(
-                BOWL_RIM_NEAR, lift_height=0.30, release_height=0.0, release_offset=(0.0, 0.01), target_is_site=True
+                BOWL_RIM_LEFT, lift_height=0.29, release_height=0.0, release_offset=(0.0, 0.01), target_is_site=True
             ),
         ),
     ),
     # Beside the cream cheese, which lies on the straight way.
-    "push_the_plate_to_the_front_of_the_stove": drag_plate(
+    "push_the_plate_to_the_front_of_the_stove": drag_dish(
         "plate_1", "table", ((0.09, 0.27, 0.045), (-0.05, 0.26, 0.045))
     ),
     "turn_on_the_stove": (turn_on("flat_stove_1"),),
