@@ -14,6 +14,7 @@ _TURNED = 0.15
 
 _QUARTER = np.pi / 2
 _SPIN = -_QUARTER
+_SLANT = 1.0
 Vector = tuple[float, float, float]
 _UNTURNED: Vector = (0.0, 0.0, 0.0)
 
@@ -119,8 +120,8 @@ def _orientation(waypoint: Waypoint) -> np.ndarray | None:
 
 
 def _level(towards: float) -> Vector:
-    """Turn of a hand that points along world y, `towards` 1.0 or -1.0, with fingers that open along x."""
-    turn = Rotation.from_rotvec([towards * _QUARTER, 0.0, 0.0]) * Rotation.from_rotvec([0.0, 0.0, _SPIN])
+    """Turn of a hand that points along world y and down, `towards` 1.0 or -1.0, with fingers that open along x."""
+    turn = Rotation.from_rotvec([towards * _SLANT, 0.0, 0.0]) * Rotation.from_rotvec([0.0, 0.0, _SPIN])
     return tuple(turn.as_rotvec())
 
 
@@ -213,8 +214,8 @@ def put_mug_in_microwave(mug: str, microwave: str) -> tuple[Guide, Guide]:
     take = Guide(
         anchor=f"{mug}_main",
         waypoints=(
-            Waypoint(offset=(0.0, -0.17, 0.15), gripper=OPEN, tolerance=0.03, max_steps=60, rotation=forward),
-            Waypoint(offset=(0.0, -0.17, 0.056), gripper=OPEN, tolerance=0.015, max_steps=50, rotation=forward),
+            Waypoint(offset=(0.0, -0.13, 0.15), gripper=OPEN, tolerance=0.03, max_steps=60, rotation=forward),
+            Waypoint(offset=(0.0, -0.12, 0.066), gripper=OPEN, tolerance=0.015, max_steps=50, rotation=forward),
             Waypoint(offset=handle, gripper=OPEN, tolerance=0.01, max_steps=40, rotation=forward),
             Waypoint(offset=handle, tolerance=0.0, max_steps=10, rotation=forward),
             Waypoint(offset=(0.0, -0.062, 0.20), tolerance=0.0, max_steps=12, rotation=forward),
