@@ -31,7 +31,7 @@ class GraspSpec:
 
 BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
 BOWL_RIM_RIGHT = replace(BOWL_RIM_LEFT, offset=(0.0, -0.046))
-BOWL_RIM_NEAR = replace(BOWL_RIM_LEFT, offset=(-0.046, 0.0), yaw=1.571)
+BOWL_RIM_NEAR = replace(BOWL_RIM_LEFT, offset=(-0.046, 0.0), yaw=-1.571)
 """The narrow side of the hand lies along y, beside a cabinet's front."""
 BOWL_ONTO_CABINET = replace(BOWL_RIM_LEFT, lift_height=0.33, release_height=0.03, target_is_site=True)
 BOTTLE_ONTO_CABINET = GraspSpec(

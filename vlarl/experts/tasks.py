@@ -76,7 +76,7 @@ LIBERO_GOAL: dict[str, Skills] = {
     ),
     # Beside the cream cheese, which lies on the straight way.
     "push_the_plate_to_the_front_of_the_stove": drag_dish(
-        "plate_1", "table", ((0.09, 0.27, 0.045), (-0.05, 0.26, 0.045))
+        "plate_1", "table", ((-0.065, 0.25, 0.045),)
     ),
     "turn_on_the_stove": (turn_on("flat_stove_1"),),
     "put_the_bowl_on_the_stove": _bowl_to("flat_stove_1_cook_region", replace(BOWL_RIM_LEFT, target_is_site=True)),
