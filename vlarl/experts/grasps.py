@@ -60,3 +60,7 @@ BOOK = GraspSpec(
     release_yaw=-1.571,
     release_offset=(0.0, -0.0145),
 )
+# Held at the rim and moved over the table.
+PLATE_RIM = GraspSpec(
+    offset=(0.0, 0.060), grasp_height=0.012, lift_height=0.01, release_height=0.005, target_is_site=True
+)

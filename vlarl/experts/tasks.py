@@ -18,6 +18,7 @@ from vlarl.experts.grasps import (
     BOWL_RIM_RIGHT,
     FLAT_BOX,
     MOKA_POT,
+    PLATE_RIM,
     PORCELAIN_MUG,
     WHITE_YELLOW_MUG,
     GraspSpec,
@@ -74,9 +75,8 @@ LIBERO_GOAL: dict[str, Skills] = {
             ),
         ),
     ),
-    # Beside the cream cheese, which lies on the straight way.
-    "push_the_plate_to_the_front_of_the_stove": drag_dish(
-        "plate_1", "table", ((-0.065, 0.25, 0.045),)
+    "push_the_plate_to_the_front_of_the_stove": (
+        PickPlace(object_name="plate_1", target_name="main_table_stove_front_region", grasp=PLATE_RIM),
     ),
     "turn_on_the_stove": (turn_on("flat_stove_1"),),
     "put_the_bowl_on_the_stove": _bowl_to("flat_stove_1_cook_region", replace(BOWL_RIM_LEFT, target_is_site=True)),
