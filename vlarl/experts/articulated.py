@@ -222,7 +222,7 @@ def put_mug_in_microwave(mug: str, microwave: str) -> tuple[Guide, Guide]:
         ),
     )
     # From the microwave's origin to the grip point of a mug that stands inside.
-    x, z = -0.040, 0.086
+    x, z = -0.008, 0.086
     put = Guide(
         anchor=f"{microwave}_main",
         waypoints=(
