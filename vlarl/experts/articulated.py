@@ -11,10 +11,9 @@ _JITTER = 0.002
 """Standard deviation of an episode's shift of all waypoints, metres."""
 _TURNED = 0.15
 """Angle to the wanted orientation below which a waypoint counts as reached, radians."""
-
-_QUARTER = np.pi / 2
-_SPIN = -_QUARTER
 _SLANT = 1.0
+"""Angle of a hand that reaches forward, from pointing down, radians: its wrist stays above what stands behind it."""
+
 Vector = tuple[float, float, float]
 _UNTURNED: Vector = (0.0, 0.0, 0.0)
 
@@ -84,10 +83,9 @@ class GuideSkill:
         while not self.done and self._is_over(state):
             self._index += 1
             self._steps = 0
-            if self.done and self._spec.aim is not None and not self._spec.aim.holds(state):
-                if self._attempt < self._spec.attempts:
-                    self._attempt += 1
-                    self._index = 0
+            if self.done and self._attempt < self._spec.attempts and not self._has_succeeded(state):
+                self._attempt += 1
+                self._index = 0
         waypoint = self._spec.waypoints[min(self._index, len(self._spec.waypoints) - 1)]
         self._steps += 1
         return ExpertStep(action=move(state, self._target(state, waypoint), waypoint.gripper, _orientation(waypoint)))
@@ -96,6 +94,9 @@ class GuideSkill:
     def done(self) -> bool:
         """All waypoints are behind the hand."""
         return self._index == len(self._spec.waypoints)
+
+    def _has_succeeded(self, state: PrivilegedState) -> bool:
+        return self._spec.aim is None or self._spec.aim.holds(state)
 
     def _target(self, state: PrivilegedState, waypoint: Waypoint) -> np.ndarray:
         return state.body_position(self._spec.anchor) + np.asarray(waypoint.offset) + self._jitter
@@ -121,7 +122,7 @@ def _orientation(waypoint: Waypoint) -> np.ndarray | None:
 
 def _level(towards: float) -> Vector:
     """Turn of a hand that points along world y and down, `towards` 1.0 or -1.0, with fingers that open along x."""
-    turn = Rotation.from_rotvec([towards * _SLANT, 0.0, 0.0]) * Rotation.from_rotvec([0.0, 0.0, _SPIN])
+    turn = Rotation.from_rotvec([towards * _SLANT, 0.0, 0.0]) * Rotation.from_rotvec([0.0, 0.0, -np.pi / 2])
     return tuple(turn.as_rotvec())
 
 

@@ -62,5 +62,5 @@ BOOK = GraspSpec(
 )
 # Held at the rim and moved over the table.
 PLATE_RIM = GraspSpec(
-    offset=(0.0, 0.060), grasp_height=0.012, lift_height=0.01, release_height=0.005, target_is_site=True
+    offset=(0.0, 0.057), grasp_height=0.008, lift_height=0.02, release_height=0.005, target_is_site=True
 )

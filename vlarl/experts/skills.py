@@ -7,8 +7,9 @@ from typing import Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-OPEN, CLOSE = -1.0, 1.0
-"""Commands of the gripper."""
+OPEN = -1.0
+CLOSE = 1.0
+"""Commands of the gripper: `OPEN` and `CLOSE`."""
 _GAIN = 12.0
 """Action per metre of distance; a full action moves the hand about 1.5 cm in one env step."""
 _ROTATION_GAIN = 2.0

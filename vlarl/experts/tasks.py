@@ -7,7 +7,14 @@ from typing import Protocol
 import numpy as np
 
 from vlarl.errors import unknown_name
-from vlarl.experts.articulated import close_drawer, close_microwave, drag_dish, open_drawer, put_mug_in_microwave, turn_on
+from vlarl.experts.articulated import (
+    close_drawer,
+    close_microwave,
+    drag_dish,
+    open_drawer,
+    put_mug_in_microwave,
+    turn_on,
+)
 from vlarl.experts.grasps import (
     ACROSS_CAN,
     BOOK,
@@ -144,9 +151,7 @@ LIBERO_10: dict[str, Skills] = {
         close_microwave("microwave_1"),
     ),
     "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove": (
-        PickPlace(
-            object_name="moka_pot_1", target_name=_BURNER, grasp=replace(MOKA_POT, release_offset=(-0.045, 0.0))
-        ),
+        PickPlace(object_name="moka_pot_1", target_name=_BURNER, grasp=replace(MOKA_POT, release_offset=(-0.045, 0.0))),
         PickPlace(object_name="moka_pot_2", target_name=_BURNER, grasp=replace(MOKA_POT, release_offset=(0.045, 0.0))),
     ),
 }
