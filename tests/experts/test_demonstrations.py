@@ -94,8 +94,8 @@ def test_other_environments_have_no_expert(tmp_path):
 
 
 def test_task_without_expert_is_refused_before_anything_is_built(tmp_path):
-    config = EnvConfig(task_suite="libero_goal", task_ids=(8, 0))
-    with pytest.raises(UserError, match=r"'open_the_middle_drawer_of_the_cabinet'.* Known: put_the_bowl_on_the_plate"):
+    config = EnvConfig(task_suite="libero_90", task_ids=(0,))
+    with pytest.raises(UserError, match=r"scripted expert 'KITCHEN_SCENE10_close.* Known: .*put_the_bowl_on_the_plate"):
         collect_demonstrations(config, DemonstrationConfig(), 0, tmp_path, lambda line: None)
 
 

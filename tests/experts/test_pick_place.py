@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vlarl.errors import UserError
-from vlarl.experts.grasps import GRASPS
-from vlarl.experts.pick_place import EarlyClose, PickPlaceExpert, make_expert
+from vlarl.experts.skills import EarlyClose, SequenceExpert
+from vlarl.experts.tasks import EXPERTS, make_expert
 from vlarl.types import Start
 
 START = Start(task_id=8, split="train", index=0)
@@ -24,8 +24,8 @@ def run(slot, expert, limit=200):
 
 
 def make_plate_expert(mistake, seed=0):
-    grasp = GRASPS["put_the_bowl_on_the_plate"]
-    return PickPlaceExpert(grasp, "akita_black_bowl_1", "plate_1", np.random.default_rng(seed), mistake)
+    (spec,) = EXPERTS["put_the_bowl_on_the_plate"]
+    return SequenceExpert([spec.begin(np.random.default_rng(seed), mistake)])
 
 
 def test_expert_places_the_bowl(point_slot):

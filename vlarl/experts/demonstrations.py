@@ -23,7 +23,8 @@ from vlarl.envs.base import EnvObservation, Progress, environment_module, make_s
 from vlarl.envs.libero.tasks import LiberoTask, load_task
 from vlarl.envs.vector import without_main
 from vlarl.errors import UserError
-from vlarl.experts.pick_place import ManipulationTask, PrivilegedState, make_expert, require_expert
+from vlarl.experts.skills import PrivilegedState
+from vlarl.experts.tasks import ManipulationTask, make_expert, require_expert
 from vlarl.types import Start
 
 MAX_ATTEMPTS_PER_DEMONSTRATION = 4
@@ -36,11 +37,6 @@ class DemonstrationSlot(PrivilegedState, Protocol):
     @property
     def task(self) -> ManipulationTask:
         """Task of the current episode."""
-        ...
-
-    @property
-    def ee_rotation(self) -> np.ndarray:
-        """[3, 3] float64, rotation matrix of the grip point."""
         ...
 
     def reset(self, start: Start) -> EnvObservation:

@@ -1,7 +1,7 @@
-"""Where a scripted expert grasps each object and where it lets go: a table, one entry per task.
+"""Where a scripted expert grasps each object and where it lets go: one entry per way of holding.
 
 Offsets are in the world frame (x away from the robot, y to its left, z up), metres. The fingers open along y, 7.7 cm
-wide, and are never turned, so a bowl is held at its rim and a can across its middle.
+wide, and are turned only where a yaw is given, so a bowl is held at its rim and a can across its middle.
 """
 
 from dataclasses import dataclass, replace
@@ -21,22 +21,46 @@ class GraspSpec:
     """The object's origin above the target's when the fingers open."""
     target_is_site: bool = False
     """The target is a named region (a site) and not an object."""
+    yaw: float = 0.0
+    """The hand's turn about the vertical against a start, radians; 0 never turns it."""
+    release_yaw: float | None = None
+    """The same when the fingers open; None keeps `yaw`."""
+    release_offset: tuple[float, float] = (0.0, 0.0)
+    """The object's origin relative to the target's when the fingers open, (x, y)."""
 
 
-_BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
-_BOWL_RIM_RIGHT = replace(_BOWL_RIM_LEFT, offset=(0.0, -0.046))
-_ACROSS_CAN = GraspSpec(
+BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
+BOWL_RIM_RIGHT = replace(BOWL_RIM_LEFT, offset=(0.0, -0.046))
+BOWL_RIM_NEAR = replace(BOWL_RIM_LEFT, offset=(-0.046, 0.0), yaw=-1.571)
+"""The narrow side of the hand lies along y, beside a cabinet's front."""
+BOWL_ONTO_CABINET = replace(BOWL_RIM_LEFT, lift_height=0.33, release_height=0.03, target_is_site=True)
+BOTTLE_ONTO_CABINET = GraspSpec(
+    offset=(0.0, 0.0), grasp_height=0.12, lift_height=0.36, release_height=0.03, target_is_site=True
+)
+ACROSS_CAN = GraspSpec(
     offset=(0.0, -0.003), grasp_height=0.012, lift_height=0.18, release_height=0.09, target_is_site=True
 )
-
-GRASPS: dict[str, GraspSpec] = {
-    # The hand would hit the cabinet on the right side of the plate.
-    "put_the_bowl_on_the_plate": _BOWL_RIM_LEFT,
-    "put_the_bowl_on_the_stove": replace(_BOWL_RIM_LEFT, target_is_site=True),
-    # The fingers would hit the neighbouring dishes on the left side of the bowl.
-    "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate": _BOWL_RIM_RIGHT,
-    "pick_up_the_alphabet_soup_and_place_it_in_the_basket": _ACROSS_CAN,
-    "pick_up_the_chocolate_pudding_and_place_it_in_the_basket": replace(_ACROSS_CAN, grasp_height=0.010),
-    "pick_up_the_tomato_sauce_and_place_it_in_the_basket": replace(_ACROSS_CAN, grasp_height=0.02, lift_height=0.24),
-}
-"""Task name -> grasp. A task belongs here once its expert solves at least 90 % of the training starts."""
+# Boxes lie with their long side along x.
+FLAT_BOX = replace(ACROSS_CAN, offset=(0.0, 0.0), grasp_height=0.004)
+# Rims opposite to the handles: mugs stand with their handles along y.
+PORCELAIN_MUG = GraspSpec(offset=(0.0, -0.055), grasp_height=0.09, lift_height=0.12, release_height=0.025)
+WHITE_YELLOW_MUG = GraspSpec(offset=(0.0, 0.060), grasp_height=0.085, lift_height=0.12, release_height=0.025)
+# The knob on the lid, over the centre: the pot hangs upright.
+MOKA_POT = GraspSpec(
+    offset=(0.0, 0.001), grasp_height=0.078, lift_height=0.08, release_height=0.097, target_is_site=True
+)
+# The book's thin side lies across the fingers, which turn it along the compartment.
+BOOK = GraspSpec(
+    offset=(-0.010, 0.007),
+    grasp_height=0.115,
+    lift_height=0.19,
+    release_height=-0.055,
+    target_is_site=True,
+    yaw=-0.61,
+    release_yaw=-1.571,
+    release_offset=(0.0, -0.0145),
+)
+# Held at the rim and moved over the table.
+PLATE_RIM = GraspSpec(
+    offset=(0.0, 0.057), grasp_height=0.008, lift_height=0.02, release_height=0.005, target_is_site=True
+)

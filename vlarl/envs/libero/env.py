@@ -246,6 +246,14 @@ class LiberoEnvironment:
         """[3, 3] float64, rotation matrix of an object."""
         return self._simulation.data.xmat[self._current.scene.object_bodies[name]].reshape(3, 3).copy()
 
+    def body_position(self, name: str) -> np.ndarray:
+        """[3] float64, any body of the model by its name in the model, metres."""
+        return self._simulation.data.body(name).xpos.copy()
+
+    def joint_position(self, name: str) -> float:
+        """A hinge or slide joint of the model by its name in the model, radians or metres."""
+        return float(self._simulation.data.joint(name).qpos[0])
+
     def site_position(self, name: str) -> np.ndarray:
         """[3] float64, a region of the scene, for example basket_1_contain_region, metres."""
         return self._simulation.data.site(name).xpos.copy()
