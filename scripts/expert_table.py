@@ -63,7 +63,9 @@ def main() -> int:
     for task_id, count, steps in sorted(rows):
         low, high = wilson_interval(count, options.starts)
         name = load_task(options.suite, task_id).name.replace("_", " ")
-        cells = f"{count}/{options.starts} | {low:.0%} to {high:.0%} | {steps:.0f}" if task_id in known else "no expert | |"
+        cells = (
+            f"{count}/{options.starts} | {low:.0%} to {high:.0%} | {steps:.0f}" if task_id in known else "no expert | |"
+        )
         print(f"| {task_id} | {name} | {cells} |")
     print(f"| mean | | {sum(row[1] for row in rows) / (len(rows) * options.starts):.1%} | | |")
     return int(any(count < LOWEST_RATE * options.starts for _, count, _ in rows))

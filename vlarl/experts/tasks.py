@@ -59,6 +59,12 @@ LIBERO_SPATIAL: dict[str, Skills] = {
     "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate": _bowl_to(
         "plate_1", BOWL_RIM_RIGHT
     ),
+    "pick_up_the_black_bowl_next_to_the_ramekin_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
+    "pick_up_the_black_bowl_from_table_center_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
+    "pick_up_the_black_bowl_on_the_cookie_box_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
+    "pick_up_the_black_bowl_on_the_ramekin_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
+    "pick_up_the_black_bowl_next_to_the_cookie_box_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_NEAR),
+    "pick_up_the_black_bowl_next_to_the_plate_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
 }
 LIBERO_OBJECT: dict[str, Skills] = {
     "pick_up_the_alphabet_soup_and_place_it_in_the_basket": _to_basket("alphabet_soup_1", ACROSS_CAN),
@@ -67,6 +73,27 @@ LIBERO_OBJECT: dict[str, Skills] = {
     ),
     "pick_up_the_tomato_sauce_and_place_it_in_the_basket": _to_basket(
         "tomato_sauce_1", replace(ACROSS_CAN, grasp_height=0.02, lift_height=0.24)
+    ),
+    "pick_up_the_cream_cheese_and_place_it_in_the_basket": _to_basket(
+        "cream_cheese_1", replace(FLAT_BOX, grasp_height=0.0, lift_height=0.2)
+    ),
+    "pick_up_the_salad_dressing_and_place_it_in_the_basket": _to_basket(
+        "salad_dressing_1", replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22)
+    ),
+    "pick_up_the_bbq_sauce_and_place_it_in_the_basket": _to_basket(
+        "bbq_sauce_1", replace(FLAT_BOX, grasp_height=0.0, lift_height=0.2)
+    ),
+    "pick_up_the_ketchup_and_place_it_in_the_basket": _to_basket(
+        "ketchup_1", replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22)
+    ),
+    "pick_up_the_butter_and_place_it_in_the_basket": _to_basket(
+        "butter_1", replace(FLAT_BOX, grasp_height=0.0, lift_height=0.2)
+    ),
+    "pick_up_the_milk_and_place_it_in_the_basket": _to_basket(
+        "milk_1", replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22, yaw=-1.571)
+    ),
+    "pick_up_the_orange_juice_and_place_it_in_the_basket": _to_basket(
+        "orange_juice_1", replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22)
     ),
 }
 LIBERO_GOAL: dict[str, Skills] = {
@@ -89,6 +116,20 @@ LIBERO_GOAL: dict[str, Skills] = {
     "put_the_bowl_on_the_stove": _bowl_to("flat_stove_1_cook_region", replace(BOWL_RIM_LEFT, target_is_site=True)),
     "put_the_wine_bottle_on_top_of_the_cabinet": (
         PickPlace(object_name="wine_bottle_1", target_name="wooden_cabinet_1_top_side", grasp=BOTTLE_ONTO_CABINET),
+    ),
+    "put_the_cream_cheese_in_the_bowl": (
+        PickPlace(
+            object_name="cream_cheese_1",
+            target_name="akita_black_bowl_1",
+            grasp=replace(FLAT_BOX, target_is_site=False, grasp_height=0.0, release_height=0.06, lift_height=0.2),
+        ),
+    ),
+    "put_the_wine_bottle_on_the_rack": (
+        PickPlace(
+            object_name="wine_bottle_1",
+            target_name="wine_rack_1_top_region",
+            grasp=replace(BOTTLE_ONTO_CABINET, release_height=0.0),
+        ),
     ),
     "put_the_bowl_on_top_of_the_cabinet": _bowl_to("wooden_cabinet_1_top_side", BOWL_ONTO_CABINET),
     # The hand would hit the cabinet on the right side of the plate.
