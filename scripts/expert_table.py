@@ -1,7 +1,9 @@
-"""Success of the scripted experts as a Markdown table: python scripts/expert_table.py SUITE [--task-ids 0 3] [--starts 20].
+"""Success of the scripted experts as a Markdown table.
 
-Training starts 0 to N-1 under LIBERO's step limits, no forced mistakes, two processes; nothing is rendered. Exit code 1 where a task has
-no expert or one below 60 %.
+    python scripts/expert_table.py SUITE [--task-ids 0 3] [--starts 20]
+
+Training starts 0 to N-1 under LIBERO's step limits, no forced mistakes, two processes; nothing is rendered. Exit code 1
+where a task has no expert or one below 60 %.
 """
 
 import argparse
