@@ -45,7 +45,7 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         # Of two per task, one is held out for the validation loss.
         demonstrations=DemonstrationConfig(episodes_per_task=2),
         sft=SFTConfig(num_steps=1400),
-        ppo=PPOConfig(num_iterations=20, learning_rate=5e-4, temperature=0.8),
+        ppo=PPOConfig(num_iterations=20, learning_rate=5e-4, temperature=0.8, bootstrap_truncated=False),
         curriculum=CurriculumConfig(),
         evaluation=EvaluationConfig(validation_interval=5),
     )

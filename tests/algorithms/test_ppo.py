@@ -9,6 +9,26 @@ def test_token_mask_covers_the_executed_actions():
     assert mask.int().tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
 
 
+def test_limit_without_bootstrapping_is_a_failure():
+    scores = Scores(
+        values=torch.tensor([0.25, 0.5]),
+        final_values=torch.tensor([8.0]),
+        old_logprobs=torch.zeros(2, 2),
+        ref_logprobs=None,
+    )
+    targets = prepare(
+        rewards=torch.zeros(2),
+        scores=scores,
+        trajectory_offsets=torch.tensor([0, 2]),
+        terminated=torch.tensor([False]),
+        bootstrap_truncated=False,
+        token_mask=torch.ones(2, 2, dtype=torch.bool),
+        gamma=0.5,
+        gae_lambda=1.0,
+    )
+    assert targets.returns.tolist() == [0.0, 0.0]
+
+
 def test_prepare_weighs_advantages_by_executed_tokens():
     scores = Scores(
         values=torch.tensor([0.0, 1.0, 0.0]),
@@ -22,6 +42,7 @@ def test_prepare_weighs_advantages_by_executed_tokens():
         scores=scores,
         trajectory_offsets=torch.tensor([0, 2, 3]),
         terminated=torch.tensor([True, False]),
+        bootstrap_truncated=True,
         token_mask=mask,
         gamma=0.5,
         gae_lambda=1.0,

@@ -46,23 +46,26 @@ def prepare(
     scores: Scores,
     trajectory_offsets: Tensor,
     terminated: Tensor,
+    bootstrap_truncated: bool,
     token_mask: Tensor,
     gamma: float,
     gae_lambda: float,
 ) -> Targets:
-    """Computes advantages and returns per turn (GAE, bootstrapped through truncation only).
+    """Computes advantages and returns per turn (GAE, bootstrapped through truncation at most).
 
     Args:
         rewards: [N] float32.
         scores: the learner's values and log-probabilities.
         trajectory_offsets: [M + 1] int64.
         terminated: [M] bool; a trajectory that is not terminated was truncated.
+        bootstrap_truncated: whether the final observation's value continues a truncated trajectory; else nothing does.
         token_mask: [N, K] bool.
         gamma: discount per turn.
         gae_lambda: GAE's lambda per turn.
     """
+    ended = terminated if bootstrap_truncated else torch.ones_like(terminated)
     advantages, returns = compute_gae(
-        rewards, scores.values, scores.final_values, trajectory_offsets, terminated, gamma, gae_lambda
+        rewards, scores.values, scores.final_values, trajectory_offsets, ended, gamma, gae_lambda
     )
     return Targets(
         advantages=normalize_advantages(advantages, token_mask.sum(-1).to(advantages.dtype)),

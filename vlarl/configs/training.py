@@ -99,6 +99,9 @@ class PPOConfig:
     """Discount per turn."""
     gae_lambda: float = 0.95
     """GAE's lambda, per turn."""
+    bootstrap_truncated: bool = True
+    """The value of the final observation stands for what would follow after the step limit; off, the limit is a
+    failure, as LIBERO counts it."""
     learning_rate: float = 2e-4
     """Policy learning rate."""
     value_learning_rate: float = 5e-4

@@ -133,6 +133,7 @@ class Trainer:
             scores=scores,
             trajectory_offsets=torch.from_numpy(rollout.trajectory_offsets),
             terminated=torch.from_numpy(rollout.terminated),
+            bootstrap_truncated=self.config.ppo.bootstrap_truncated,
             token_mask=mask,
             gamma=self.config.ppo.gamma,
             gae_lambda=self.config.ppo.gae_lambda,
