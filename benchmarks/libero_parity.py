@@ -15,7 +15,7 @@ from typing import Any
 
 from vlarl.envs.libero.cache import write_atomically
 from vlarl.envs.libero.parity import Comparison, make_request, run_live
-from vlarl.envs.libero.tasks import STEP_LIMITS, num_tasks
+from vlarl.envs.libero.tasks import STANDARD_LIMITS, num_tasks
 from vlarl.errors import UserError
 
 
@@ -27,7 +27,7 @@ def table(results: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     failed = []
-    for suite in STEP_LIMITS:
+    for suite in STANDARD_LIMITS:
         rows = [value for key, value in results.items() if key.rpartition(":")[0] == suite]
         done = [row for row in rows if "error" not in row]
         failed += [f"{key}: {value['error']}" for key, value in results.items() if value in rows and "error" in value]
@@ -47,7 +47,7 @@ def table(results: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Compares what is missing, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suites", nargs="+", default=list(STEP_LIMITS), help="suites, default all")
+    parser.add_argument("--suites", nargs="+", default=list(STANDARD_LIMITS), help="suites, default LIBERO's own")
     parser.add_argument("--tasks", nargs="+", type=int, help="task ids of each suite, default all")
     parser.add_argument("--steps", type=int, default=120, help="env steps per task")
     parser.add_argument("--seed", type=int, default=0, help="of the actions and the initial state")

@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("vlarl.cli.evaluate", "success of a policy on the evaluation starts, with intervals"),
     "report": ("vlarl.cli.report", "write summary.json and report.html of a run folder"),
     "recipes": ("vlarl.cli.recipes", "list recipes, or print one resolved"),
+    "tasks": ("vlarl.cli.tasks", "LIBERO's suites and tasks, with a contact sheet"),
+    "cache": ("vlarl.cli.cache", "show or clear the built simulator models"),
     "doctor": ("vlarl.cli.doctor", "check this machine: versions, rendering, memory, disk"),
 }
 

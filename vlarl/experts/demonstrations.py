@@ -20,7 +20,7 @@ from vlarl.configs.training import DemonstrationConfig
 from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
 from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
-from vlarl.envs.libero.tasks import LiberoTask, load_task
+from vlarl.envs.libero.tasks import STANDARD_LIMITS, LiberoTask, load_task
 from vlarl.envs.vector import without_main
 from vlarl.errors import UserError
 from vlarl.experts.skills import PrivilegedState
@@ -106,6 +106,11 @@ def collect_demonstrations(
     """
     if config.name != "libero":
         raise UserError(f"scripted experts exist for the environment 'libero' only, not for {config.name!r}")
+    if config.task_suite not in STANDARD_LIMITS:
+        raise UserError(
+            f"scripted experts exist for LIBERO's own suites ({', '.join(STANDARD_LIMITS)}), not for"
+            f" {config.task_suite!r}: its tasks have other goals or places under the same names"
+        )
     for task_id in config.task_ids:
         require_expert(load_task(config.task_suite, task_id))
     spec = make_spec(config)

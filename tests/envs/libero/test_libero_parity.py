@@ -16,7 +16,7 @@ from vlarl.envs.libero.exact import SUBSTEPS, ObservationClock
 from vlarl.envs.libero.parity import SAMPLE, Comparison, compare, free_and_pressing_actions, make_request, run_live
 from vlarl.envs.libero.recording import Recording, Request, record
 from vlarl.envs.libero.simulation import Scene, Simulation
-from vlarl.envs.libero.tasks import STEP_LIMITS, load_task
+from vlarl.envs.libero.tasks import STANDARD_LIMITS, load_task
 from vlarl.errors import UserError
 
 DATA = Path(__file__).parent / "data"
@@ -49,7 +49,7 @@ def built_files(suite: str, task_id: int) -> TaskFiles:
 
 
 @pytest.mark.libero
-@pytest.mark.parametrize("suite", STEP_LIMITS)
+@pytest.mark.parametrize("suite", STANDARD_LIMITS)
 def test_recorded_episodes(suite):
     files = built_files(suite, SAMPLE[suite])
     recording = Recording.load(DATA / f"{suite}_{SAMPLE[suite]}.npz")

@@ -1,7 +1,8 @@
 """Where built tasks lie on disk."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("VLARL_CACHE") or user_cache_dir("vlarl"))
 
 
+def current_recipe() -> str:
+    """Folder name of what this version of the project builds with the installed MuJoCo."""
+    return f"libero-{RECIPE_VERSION}-mujoco-{mujoco.__version__}"
+
+
 @dataclass(frozen=True)
 class TaskFiles:
     """Files of one built task."""
@@ -28,7 +34,7 @@ class TaskFiles:
     @classmethod
     def of(cls, suite: str, task_id: int) -> "TaskFiles":
         """Files of a task for the installed MuJoCo."""
-        return cls(cache_root() / f"libero-{RECIPE_VERSION}-mujoco-{mujoco.__version__}" / f"{suite}_{task_id}")
+        return cls(cache_root() / current_recipe() / f"{suite}_{task_id}")
 
     @property
     def model(self) -> Path:
@@ -53,6 +59,36 @@ class TaskFiles:
         """Whether everything is built for the pools of this seed and the render profile."""
         reference = (self.reference,) if profile == "reference" else ()
         return all(path.is_file() for path in (self.model, self.description, self.starts(seed), *reference))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """One folder of the cache: a built task."""
+
+    recipe: str
+    """Version of the build and of MuJoCo, for example libero-2-mujoco-3.3.2."""
+    name: str
+    """Suite and task."""
+    size_bytes: int
+
+
+def cache_entries() -> list[CacheEntry]:
+    """Everything in the cache, sorted; entries of other versions are never used and can be cleared."""
+    folders = sorted(path for path in cache_root().glob("libero-*/*") if path.is_dir())
+    return [
+        CacheEntry(
+            recipe=folder.parent.name,
+            name=folder.name,
+            size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        )
+        for folder in folders
+    ]
+
+
+def clear_cache(entries: Iterable[CacheEntry]) -> None:
+    """Deletes built tasks; they are built again when they are needed. Running simulations keep what they loaded."""
+    for entry in entries:
+        shutil.rmtree(cache_root() / entry.recipe / entry.name, ignore_errors=True)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -8,14 +8,28 @@ from pathlib import Path
 
 from vlarl.errors import UserError, unknown_name
 
-STEP_LIMITS: dict[str, int] = {
+STANDARD_LIMITS = {
     "libero_spatial": 220,
     "libero_object": 280,
     "libero_goal": 300,
     "libero_10": 520,
     "libero_90": 400,
 }
-"""Suite -> episode limit in env steps, as in OpenVLA's evaluation."""
+"""LIBERO's own suites."""
+PERTURBATIONS: dict[str, str] = {
+    "lan": "the instruction in other words",
+    "object": "other looks of the objects",
+    "swap": "objects in exchanged places",
+    "task": "another goal in the same scene",
+}
+"""LIBERO-PRO's perturbations of the four suites of ten tasks, the suites `{suite}_{perturbation}`."""
+STEP_LIMITS: dict[str, int] = STANDARD_LIMITS | {
+    f"{suite}_{name}": limit
+    for suite, limit in STANDARD_LIMITS.items()
+    if suite != "libero_90"
+    for name in PERTURBATIONS
+}
+"""Suite -> episode limit in env steps, as in OpenVLA's evaluation; a perturbed suite has its original's."""
 SETTLE_STEPS = 10
 """Steps without motion at the start of an episode, while objects drop onto the table (OpenVLA's evaluation)."""
 NUM_INIT_STATES = 50
@@ -90,7 +104,7 @@ def load_task(suite: str, task_id: int) -> LiberoTask:
         suite=suite,
         task_id=task_id,
         name=names[task_id],
-        instruction=_instruction(names[task_id]),
+        instruction=_instruction(names[task_id]) if suite in STANDARD_LIMITS else parse_language(text),
         bddl_file=bddl_file,
         init_states_file=root / "init_files" / suite / f"{names[task_id]}.pruned_init.npz",
         goal=parse_goal(text),
@@ -100,6 +114,18 @@ def load_task(suite: str, task_id: int) -> LiberoTask:
 def _instruction(name: str) -> str:
     """The instruction as LIBERO's benchmark makes it: from the file's name, without the scene."""
     return re.sub(r"^[A-Z_]*SCENE\d+_", "", name).replace("_", " ")
+
+
+def parse_language(bddl: str) -> str:
+    """Reads a BDDL file's (:language ...): only there do LIBERO-PRO's tasks differ from the originals of their names.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = re.search(r"\(:language\s+([^)]+?)\s*\)", bddl)
+    if found is None:
+        raise UserError("the task's BDDL file has no (:language ...)")
+    return found[1]
 
 
 def parse_goal(bddl: str) -> Goal:
