@@ -20,7 +20,12 @@ COMMAND = [
 
 def start(output: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [*COMMAND, "--output", str(output)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*COMMAND, "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -101,6 +101,7 @@ def test_evaluations_survive_the_disk(tmp_path):
     raw = {
         "temperature": 0.0,
         "env_steps": 7,
+        "simulator": {"mujoco": "3.3.2"},
         "episodes": [[1, "evaluation", 0, True, 3], [1, "evaluation", 1, False, 4]],
     }
     path = tmp_path / "e.json"
