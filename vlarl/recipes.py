@@ -15,7 +15,7 @@ from vlarl.configs.training import (
 from vlarl.errors import unknown_name
 
 QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
-    "libero_goal": (1, 8),
+    "libero_goal": (1, 6),
     "libero_object": (0, 8),
     "libero_spatial": (0,),
 }
@@ -45,9 +45,9 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         # Of two per task, one is held out for the validation loss.
         demonstrations=DemonstrationConfig(episodes_per_task=2),
         sft=SFTConfig(num_steps=1400),
-        ppo=PPOConfig(num_iterations=20, learning_rate=5e-4, temperature=0.8, bootstrap_truncated=False),
+        ppo=PPOConfig(num_iterations=22, learning_rate=5e-4, temperature=0.8, bootstrap_truncated=False),
         curriculum=CurriculumConfig(),
-        evaluation=EvaluationConfig(validation_interval=5),
+        evaluation=EvaluationConfig(validation_interval=6),
     )
 
 
