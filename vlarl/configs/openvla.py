@@ -1,0 +1,71 @@
+"""Sizes of an OpenVLA model, as its published config.json gives them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionTowerConfig:
+    """One vision transformer. The defaults are DINOv2's large one with registers, as OpenVLA-7B has it."""
+
+    width: int = 1024
+    """Channels."""
+    depth: int = 24
+    """Blocks; the features are those of the second-to-last, the last one is never evaluated."""
+    num_heads: int = 16
+    """Attention heads."""
+    mlp_width: int = 4096
+    """Hidden channels of a block's MLP."""
+    num_registers: int = 4
+    """Register tokens; with them come a class token and layer scale, as in DINOv2. 0: none of these, as in SigLIP."""
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether a class token and registers stand before the patches."""
+        return self.num_registers > 0
+
+
+SIGLIP_SO400M = VisionTowerConfig(width=1152, depth=27, num_heads=16, mlp_width=4304, num_registers=0)
+"""The second tower of OpenVLA-7B."""
+
+LLAMA2_7B: dict[str, Any] = {
+    "vocab_size": 32064,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+"""transformers' LlamaConfig of OpenVLA-7B: Llama-2's sizes, the vocabulary padded from 32,001 to a multiple of 64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVLAConfig:
+    """Architecture. The defaults are the published 7B."""
+
+    image_size: int = 224
+    """Side of the input image, pixels."""
+    patch_size: int = 14
+    """Side of a patch, pixels."""
+    dino: VisionTowerConfig = field(default_factory=VisionTowerConfig)
+    siglip: VisionTowerConfig = SIGLIP_SO400M
+    text: dict[str, Any] = field(default_factory=lambda: dict(LLAMA2_7B))
+    """Arguments of transformers' LlamaConfig."""
+    num_bins: int = 256
+    """Edges of the action bins; the action tokens are the last ids of the unpadded vocabulary."""
+    vocab_padding: int = 64
+    """Rows of the embedding that stand for no token: the padded vocabulary minus this many ids ends the action ids."""
+
+    @property
+    def num_patches(self) -> int:
+        """Image tokens in the prompt, the same for both towers."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def action_vocab_size(self) -> int:
+        """One more than the highest action token id (32,000 at 7B)."""
+        return self.text["vocab_size"] - self.vocab_padding

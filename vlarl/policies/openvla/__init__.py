@@ -1,0 +1,1 @@
+"""OpenVLA (arXiv 2406.09246) without remote code: model, checkpoints, processor."""

@@ -1,0 +1,116 @@
+"""Instruction and image -> token ids and pixels, as OpenVLA's own processor does (processing_prismatic.py)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vlarl.errors import UserError
+
+PromptFormat = Literal["openvla", "v01"]
+PROMPTS: dict[PromptFormat, str] = {
+    "openvla": "In: What action should the robot take to {instruction}?\nOut:",
+    "v01": (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed,"
+        " and polite answers to the user's questions. USER: What action should the robot take to {instruction}?"
+        " ASSISTANT:"
+    ),
+}
+"""Prompts of the released models; v01 is that of openvla-v01-7b (Vicuna's chat)."""
+BOS_ID = 1
+EMPTY_ID = 29871
+"""The lone space that Llama's tokenizer puts before the first action token in training: a prompt has to end with it."""
+PAD_ID = 32000
+PREPROCESSOR_NAME = "preprocessor_config.json"
+TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVLAProcessor:
+    """Tokenizer and pixel statistics of a checkpoint."""
+
+    tokenizer: Tokenizer
+    image_size: int
+    mean: Tensor
+    """[6, 1, 1] float32, DINOv2's channels first."""
+    std: Tensor
+    """[6, 1, 1] float32."""
+    max_tokens: int = 2048
+    """Text tokens that fit into the context."""
+    prompt_format: PromptFormat = "openvla"
+
+    @classmethod
+    def from_folder(cls, folder: Path, prompt_format: PromptFormat = "openvla") -> "OpenVLAProcessor":
+        """Reads tokenizer.json and preprocessor_config.json.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        for name in (PREPROCESSOR_NAME, TOKENIZER_NAME):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} has no {name}: copy it from the checkpoint that the weights come from")
+        raw = json.loads((folder / PREPROCESSOR_NAME).read_text())
+        statistics = raw["tvf_normalize_params"]
+        mean, std = (
+            torch.tensor([entry[name] for entry in statistics], dtype=torch.float32).reshape(6, 1, 1)
+            for name in ("mean", "std")
+        )
+        return cls(
+            tokenizer=Tokenizer.from_file(str(folder / TOKENIZER_NAME)),
+            image_size=raw["input_sizes"][0][1],
+            mean=mean,
+            std=std,
+            prompt_format=prompt_format,
+        )
+
+    def prompt_ids(self, instruction: str) -> list[int]:
+        """Token ids of the prompt, BOS first, without the final empty token.
+
+        Raises:
+            UserError: an empty instruction, or one that is longer than the context.
+        """
+        text = instruction.strip().lower()
+        if not text:
+            raise UserError("the instruction is empty: say what the robot is to do")
+        prompt = PROMPTS[self.prompt_format].format(instruction=text)
+        ids = [BOS_ID, *self.tokenizer.encode(prompt, add_special_tokens=False).ids]
+        if len(ids) > self.max_tokens:
+            raise UserError(f"the instruction makes a prompt of {len(ids)} tokens, at most {self.max_tokens} fit")
+        return ids
+
+    def encode_instructions(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Returns ids [B, L] int64, ending with the empty token and right-padded, and their mask [B, L] bool."""
+        cached = {text: self.prompt_ids(text) for text in set(instructions)}
+        rows = [ids if ids[-1] == EMPTY_ID else [*ids, EMPTY_ID] for ids in (cached[text] for text in instructions)]
+        length = max(map(len, rows))
+        padded = torch.tensor([row + [PAD_ID] * (length - len(row)) for row in rows], dtype=torch.int64)
+        lengths = torch.tensor([len(row) for row in rows])
+        return padded, torch.arange(length) < lengths[:, None]
+
+    def resize(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Squashes images [H, W, 3] uint8 to [B, image_size, image_size, 3] uint8 with Pillow's bicubic filter.
+
+        Raises:
+            UserError: an image of another dtype or shape.
+        """
+        size = (self.image_size, self.image_size)
+        resized = np.empty((len(images), *size, 3), dtype=np.uint8)
+        for row, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+            exact = image.shape[:2] == size
+            resized[row] = image if exact else Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+        return resized
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """[B, H, H, 3] uint8 -> pixels [B, 6, H, H] float32; done per micro-batch, batches keep uint8."""
+        scaled = images.permute(0, 3, 1, 2).to(torch.float32).div(255)
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        return scaled.repeat(1, 2, 1, 1).sub_(mean).div_(std)
