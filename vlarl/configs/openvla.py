@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlarl.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionTowerConfig:
@@ -69,3 +71,21 @@ class OpenVLAConfig:
     def action_vocab_size(self) -> int:
         """One more than the highest action token id (32,000 at 7B)."""
         return self.text["vocab_size"] - self.vocab_padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Low-rank adapters; the defaults are those of OpenVLA's fine-tuning (finetune.py)."""
+
+    rank: int = 32
+    """Rank of B A."""
+    alpha: int = 16
+    """The update is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout of the adapter's input."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1:
+            raise UserError(f"lora.rank and lora.alpha must be at least 1, got {self.rank} and {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"lora.dropout must be in [0, 1), got {self.dropout}")

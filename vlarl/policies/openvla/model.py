@@ -31,7 +31,7 @@ class OpenVLAModel(nn.Module):
         self.config = config
         self.vision_backbone = FusedVisionBackbone(config)
         self.projector = Projector(config.dino.width + config.siglip.width, config.text["hidden_size"])
-        self.language_model = LlamaForCausalLM(LlamaConfig(**config.text, attn_implementation="sdpa"))
+        self.language_model = LlamaForCausalLM(LlamaConfig(**config.text | {"attn_implementation": "sdpa"}))
 
     def embed_prompt(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the patches after the first token (BOS).

@@ -105,8 +105,9 @@ class OpenVLAProcessor:
         for row, image in enumerate(images):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"an image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
-            exact = image.shape[:2] == size
-            resized[row] = image if exact else Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+            if image.shape[:2] != size:
+                image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+            resized[row] = image
         return resized
 
     def normalize(self, images: Tensor) -> Tensor:
