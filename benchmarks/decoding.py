@@ -15,7 +15,8 @@ from transformers import DynamicCache
 from vlarl.configs.policy import PolicyConfig
 from vlarl.inference.base import sampling_noise
 from vlarl.inference.local import LocalGenerator
-from vlarl.policies.vla import VLAPolicy, process_observations
+from vlarl.policies.tiny import make_policy
+from vlarl.policies.vla import VLAPolicy
 from vlarl.types import Observation
 
 
@@ -33,15 +34,15 @@ def make_observation(config: PolicyConfig, count: int) -> Observation:
 @torch.no_grad()
 def reference_tokens(policy: VLAPolicy, observations: Observation) -> np.ndarray:
     """Greedy decoding through LlamaModel.forward and DynamicCache alone."""
-    embeddings, mask = policy.embed_prompt(process_observations(observations, policy.config))
+    embeddings, mask = policy.trunk.embed_prompt(policy.trunk.process(observations))
     cache, past, tokens = DynamicCache(), 0, []
     for index in range(policy.config.num_action_tokens):
         hidden = policy.trunk.decode(embeddings, mask, cache, past)[:, -1]
         past = mask.shape[1]
-        tokens.append(policy.lm_head(hidden).argmax(-1) + policy.first_action_token)
+        tokens.append(policy.trunk.head.lm_head(hidden).argmax(-1) + policy.trunk.first_token)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         if index + 1 < policy.config.num_action_tokens:
-            embeddings = (policy.trunk.decoder.embed_tokens(tokens[-1]) + policy.slots[index + 1]).unsqueeze(1)
+            embeddings = policy.trunk.embed_actions(tokens[-1][:, None], index)
     return torch.stack(tokens, dim=1).numpy()
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = PolicyConfig()
-    policy = VLAPolicy(config).eval()
+    policy = make_policy(config).eval()
     generator = LocalGenerator(policy, 0.6)
     rows = []
     for batch in options.batch_sizes:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from vlarl.configs.policy import PolicyConfig
+from vlarl.policies import tiny
 from vlarl.policies.vla import VLAPolicy
 from vlarl.types import Observation
 
@@ -24,11 +25,10 @@ INSTRUCTIONS = ("put the bowl on the plate", "turn on the stove", "open the top 
 
 
 def make_policy(seed: int = 0, config: PolicyConfig = TINY) -> VLAPolicy:
-    torch.manual_seed(seed)
-    policy = VLAPolicy(config)
+    policy = tiny.make_policy(config, seed)
     # Fresh heads are almost uniform; sharper ones make disagreements visible.
     with torch.no_grad():
-        policy.lm_head.weight.mul_(20)
+        policy.trunk.head.lm_head.weight.mul_(20)
     return policy.eval()
 
 
@@ -44,4 +44,4 @@ def make_observation(count: int, seed: int = 0, config: PolicyConfig = TINY) -> 
 def random_tokens(policy: VLAPolicy, count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (count, policy.config.num_action_tokens)
-    return policy.first_action_token + torch.randint(0, policy.config.num_bins, shape, generator=generator)
+    return policy.trunk.first_token + torch.randint(0, policy.config.num_bins, shape, generator=generator)

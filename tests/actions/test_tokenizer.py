@@ -17,9 +17,9 @@ def test_ids_by_hand():
 
 
 def test_shapes_and_dtypes():
-    ids = TOKENIZER.encode(np.zeros((2, 3, 7), dtype=np.float32))
+    ids = TOKENIZER.encode(np.zeros((2, 3, 7), dtype=np.float64))
     assert (ids.shape, ids.dtype) == ((2, 3, 7), np.int64)
-    assert (TOKENIZER.decode(ids).shape, TOKENIZER.decode(ids).dtype) == ((2, 3, 7), np.float32)
+    assert (TOKENIZER.decode(ids).shape, TOKENIZER.decode(ids).dtype) == ((2, 3, 7), np.float64)
 
 
 @pytest.mark.parametrize("num_bins", [4, 64, 256])

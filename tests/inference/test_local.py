@@ -6,7 +6,6 @@ from tests.tiny import TINY, make_observation, make_policy
 from vlarl.errors import UserError
 from vlarl.inference.base import PublishedWeights, sampling_noise
 from vlarl.inference.local import LocalGenerator
-from vlarl.policies.vla import process_observations
 
 K = TINY.num_action_tokens
 
@@ -20,7 +19,7 @@ def test_generator_and_learner_agree_on_logprobs_and_entropy(temperature):
     policy, observations = make_policy(), make_observation(7)
     result = LocalGenerator(policy, temperature).generate(observations, noise(7))
     logprobs, entropy = policy.token_logprobs(
-        process_observations(observations, TINY), torch.from_numpy(result.action_tokens), temperature
+        policy.trunk.process(observations), torch.from_numpy(result.action_tokens), temperature
     )
     assert np.abs(logprobs.detach().numpy() - result.logprobs).max() < 1e-4
     assert np.abs(entropy.detach().numpy() - result.entropy).max() < 1e-4
@@ -31,9 +30,9 @@ def test_samples_follow_the_distribution():
     one = make_observation(1)
     observations = one.select(np.zeros(count, dtype=int))
     result = LocalGenerator(policy, 1.0).generate(observations, noise(count))
-    logits = policy(process_observations(one, TINY), torch.from_numpy(result.action_tokens[:1]))
+    logits = policy(policy.trunk.process(one), torch.from_numpy(result.action_tokens[:1]))
     expected = torch.softmax(logits[0, 0], -1).detach().numpy()
-    seen = np.bincount(result.action_tokens[:, 0] - policy.first_action_token, minlength=TINY.num_bins) / count
+    seen = np.bincount(result.action_tokens[:, 0] - policy.trunk.first_token, minlength=TINY.num_bins) / count
     # Five standard errors of a binomial frequency.
     assert (np.abs(seen - expected) < 5 * np.sqrt(expected * (1 - expected) / count) + 1e-3).all()
 
@@ -41,8 +40,8 @@ def test_samples_follow_the_distribution():
 def test_greedy_takes_the_largest_and_needs_no_noise():
     policy, observations = make_policy(), make_observation(5)
     result = LocalGenerator(policy, 0.6).generate(observations, None)
-    logits = policy(process_observations(observations, TINY), torch.from_numpy(result.action_tokens))
-    assert np.array_equal(logits.argmax(-1).numpy() + policy.first_action_token, result.action_tokens)
+    logits = policy(policy.trunk.process(observations), torch.from_numpy(result.action_tokens))
+    assert np.array_equal(logits.argmax(-1).numpy() + policy.trunk.first_token, result.action_tokens)
 
 
 def test_a_row_does_not_depend_on_the_batch():
@@ -79,9 +78,7 @@ def test_weights_changed_in_place_are_published_by_load():
             parameter.add_(0.05 * torch.randn_like(parameter))
     generator.load(PublishedWeights(version=1, policy=policy))
     result = generator.generate(observations, noise(4))
-    logprobs, _ = policy.token_logprobs(
-        process_observations(observations, TINY), torch.from_numpy(result.action_tokens), 1.0
-    )
+    logprobs, _ = policy.token_logprobs(policy.trunk.process(observations), torch.from_numpy(result.action_tokens), 1.0)
     assert np.abs(logprobs.detach().numpy() - result.logprobs).max() < 1e-4
 
 

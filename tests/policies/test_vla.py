@@ -8,14 +8,13 @@ from tests.tiny import INSTRUCTIONS, TINY, make_observation, make_policy, random
 from vlarl.configs.policy import PolicyConfig
 from vlarl.errors import UserError
 from vlarl.policies.checkpoint import load_policy, save_policy
-from vlarl.policies.value import ValueNetwork
-from vlarl.policies.vla import VLAPolicy, process_observations
+from vlarl.policies.value import make_value_network
 from vlarl.types import Observation
 
 
 def test_default_policy_keeps_the_limits_of_two_cores():
     config = PolicyConfig()
-    policy = VLAPolicy(config)
+    policy = make_policy(config=config)
     embedding = policy.trunk.decoder.embed_tokens.weight.numel()
     assert sum(p.numel() for p in policy.trunk.decoder.parameters()) <= 1_000_000
     assert embedding == (512 + 256) * 128
@@ -26,17 +25,17 @@ def test_default_policy_keeps_the_limits_of_two_cores():
 def test_a_row_does_not_depend_on_its_neighbours_or_their_padding():
     policy = make_policy()
     observations, tokens = make_observation(6), random_tokens(policy, 6)
-    together = policy(process_observations(observations, TINY), tokens)
+    together = policy(policy.trunk.process(observations), tokens)
     for row in range(6):
-        alone = policy(process_observations(observations.select(np.array([row])), TINY), tokens[row : row + 1])
+        alone = policy(policy.trunk.process(observations.select(np.array([row]))), tokens[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
 
 
 def test_logits_see_earlier_tokens_only():
     policy = make_policy()
-    inputs, tokens = process_observations(make_observation(2), TINY), random_tokens(policy, 2)
+    inputs, tokens = policy.trunk.process(make_observation(2)), random_tokens(policy, 2)
     changed = tokens.clone()
-    changed[:, 2] = policy.first_action_token + (changed[:, 2] - policy.first_action_token + 1) % TINY.num_bins
+    changed[:, 2] = policy.trunk.first_token + (changed[:, 2] - policy.trunk.first_token + 1) % TINY.num_bins
     before, after = policy(inputs, tokens), policy(inputs, changed)
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert (before[:, 3] - after[:, 3]).abs().max() > 1e-3
@@ -52,14 +51,14 @@ def test_every_part_of_the_observation_matters(what):
         instructions=(INSTRUCTIONS[1],) if what == "instruction" else one.instructions,
     )
     tokens = random_tokens(policy, 1)
-    difference = policy(process_observations(one, TINY), tokens) - policy(process_observations(mixed, TINY), tokens)
+    difference = policy(policy.trunk.process(one), tokens) - policy(policy.trunk.process(mixed), tokens)
     assert difference.abs().max() > 1e-3
 
 
 def test_proprioception_that_is_not_read_changes_nothing():
     config = replace(TINY, proprio_entries=(1,))
     policy = make_policy(config=config)
-    inputs, tokens = process_observations(make_observation(1), config), random_tokens(policy, 1)
+    inputs, tokens = policy.trunk.process(make_observation(1)), random_tokens(policy, 1)
     moved = [replace(inputs, proprio=inputs.proprio + torch.eye(3)[[entry]]) for entry in range(3)]
     differences = [(policy(other, tokens) - policy(inputs, tokens)).abs().max() for other in moved]
     assert differences[0] == 0 and differences[2] == 0 and differences[1] > 1e-3
@@ -68,11 +67,11 @@ def test_proprioception_that_is_not_read_changes_nothing():
 def test_entropy_and_logprobs_of_a_known_head():
     policy = make_policy()
     with torch.no_grad():
-        policy.lm_head.weight.zero_()
-        policy.lm_head.bias.zero_()
-        policy.lm_head.bias[3] = 2.0
-    inputs = process_observations(make_observation(1), TINY)
-    tokens = torch.full((1, 4), policy.first_action_token + 3)
+        policy.trunk.head.lm_head.weight.zero_()
+        policy.trunk.head.lm_head.bias.zero_()
+        policy.trunk.head.lm_head.bias[3] = 2.0
+    inputs = policy.trunk.process(make_observation(1))
+    tokens = torch.full((1, 4), policy.trunk.first_token + 3)
     logprobs, entropy = policy.token_logprobs(inputs, tokens, temperature=0.5)
     # Logit 2 at temperature 0.5 is 4; fifteen others are 0.
     p = np.exp(4) / (np.exp(4) + 15)
@@ -83,8 +82,8 @@ def test_entropy_and_logprobs_of_a_known_head():
 
 def test_value_network_starts_at_zero_with_the_policys_trunk_and_own_parameters():
     policy = make_policy()
-    value = ValueNetwork.from_policy(policy)
-    inputs = process_observations(make_observation(3), TINY)
+    value = make_value_network(policy)
+    inputs = policy.trunk.process(make_observation(3))
     assert torch.equal(value(inputs), torch.zeros(3))
     assert torch.equal(value.trunk.projector.weight, policy.trunk.projector.weight)
     assert value.trunk.projector.weight.data_ptr() != policy.trunk.projector.weight.data_ptr()
@@ -119,7 +118,7 @@ def test_wrong_observations_are_refused(change, message):
     one = make_observation(1)
     fields = {"images": one.images, "proprio": one.proprio, "instructions": one.instructions} | change
     with pytest.raises(UserError, match=message):
-        process_observations(Observation(**fields), TINY)
+        make_policy().trunk.process(Observation(**fields))
 
 
 @pytest.mark.parametrize("entries", [(), (0, 0), (3,), (-1, 0)])

@@ -8,7 +8,7 @@ from vlarl.envs.base import make_spec
 from vlarl.envs.vector import VectorEnv
 from vlarl.evaluation.protocol import evaluate
 from vlarl.inference.local import LocalGenerator
-from vlarl.policies.vla import VLAPolicy
+from vlarl.policies.tiny import make_policy
 from vlarl.recipes import toy
 from vlarl.rollout.collector import Collector
 from vlarl.types import Rollout, Start, WorkItem
@@ -20,7 +20,7 @@ CONFIG = toy()
 def generator():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    return LocalGenerator(VLAPolicy(CONFIG.policy).eval(), 1.0)
+    return LocalGenerator(make_policy(CONFIG.policy).eval(), 1.0)
 
 
 def collect(generator: LocalGenerator, num_envs: int, num_workers: int, count: int = 12) -> Rollout:

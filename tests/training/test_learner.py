@@ -8,8 +8,7 @@ from tests.tiny import TINY, make_observation, make_policy, random_tokens
 from vlarl.algorithms.ppo import Scores, Targets
 from vlarl.configs.training import PPOConfig
 from vlarl.errors import NonFiniteError
-from vlarl.policies.value import ValueNetwork
-from vlarl.policies.vla import process_observations
+from vlarl.policies.value import make_value_network
 from vlarl.training.learner import ActorCritic, Learner, RolloutBatch
 
 N, K = 24, TINY.num_action_tokens
@@ -20,7 +19,7 @@ CONFIG = PPOConfig(
 
 def make_learner(config: PPOConfig, dtype: torch.dtype = torch.float32) -> Learner:
     policy = make_policy().to(dtype)
-    value = ValueNetwork.from_policy(policy).to(dtype)
+    value = make_value_network(policy).to(dtype)
     with torch.no_grad():
         value.head.weight.normal_(generator=torch.Generator().manual_seed(5))
     return Learner(ActorCritic(policy, value), None, config, seed=0)
@@ -29,7 +28,7 @@ def make_learner(config: PPOConfig, dtype: torch.dtype = torch.float32) -> Learn
 def make_batch(dtype: torch.dtype = torch.float32) -> RolloutBatch:
     generator = torch.Generator().manual_seed(1)
     policy = make_policy().to(dtype)
-    inputs = process_observations(make_observation(N), TINY)
+    inputs = policy.trunk.process(make_observation(N))
     inputs = replace(inputs, proprio=inputs.proprio.to(dtype))
     tokens = random_tokens(policy, N)
     with torch.no_grad():

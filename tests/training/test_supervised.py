@@ -96,6 +96,6 @@ def test_no_demonstration_is_an_error():
 def test_a_non_finite_loss_stops():
     policy = make_policy()
     with torch.no_grad():
-        policy.lm_head.weight[0, 0] = float("nan")
+        policy.trunk.head.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"sft\.learning_rate"):
         train_sft(policy, [make_episode(0, i) for i in range(3)], CONFIG, 0, lambda row: None)

@@ -23,6 +23,6 @@ class ActionTokenizer:
         return self._vocab_size - np.digitize(np.clip(actions, -1.0, 1.0), self._edges)
 
     def decode(self, action_tokens: np.ndarray) -> np.ndarray:
-        """Token ids -> bin centres of the same shape, float32; ids outside the range decode to the nearest bin."""
+        """Token ids -> bin centres of the same shape, float64; ids outside the range decode to the nearest bin."""
         index = np.clip(self._vocab_size - action_tokens - 1, 0, len(self._centers) - 1)
-        return self._centers[index].astype(np.float32)
+        return self._centers[index]

@@ -1,7 +1,7 @@
 """Sizes of an OpenVLA model, as its published config.json gives them."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from vlarl.errors import UserError
 
@@ -89,3 +89,49 @@ class LoRAConfig:
             raise UserError(f"lora.rank and lora.alpha must be at least 1, got {self.rank} and {self.alpha}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"lora.dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVLAPolicyConfig:
+    """An OpenVLA checkpoint as the policy: [BOS][image patches][prompt][empty token][action tokens].
+
+    Raises:
+        UserError: if a value is impossible.
+    """
+
+    kind: Literal["openvla"] = "openvla"
+    """Which policy this configures (`vlarl.policies.registry.POLICIES`)."""
+    checkpoint: str = "openvla/openvla-7b"
+    """Folder in the published layout, or hub id (owner/name)."""
+    unnorm_key: str = ""
+    """Data set of the checkpoint whose action statistics apply; empty takes the only one there is."""
+    lora: LoRAConfig | None = field(default_factory=LoRAConfig)
+    """Adapters that are trained while the checkpoint stays frozen; None trains all weights."""
+    image_size: int = 256
+    """Side of the camera image, pixels; it is resized to what the checkpoint takes."""
+    libero_frames: bool = True
+    """Frames become what OpenVLA's LIBERO data are: mirrored, through JPEG, lanczos3 to 224 pixels."""
+    center_crop: bool = True
+    """Keeps the middle 90 % of the area, as for checkpoints trained with random crops."""
+    action_dim: int = 7
+    """Entries of one action."""
+    action_horizon: int = 1
+    """Actions emitted per turn."""
+    action_tokens_only: bool = False
+    """Samples among the 256 action tokens only; off, all 32,064 ids can come, as in the published code."""
+    gradient_checkpointing: bool = False
+    """Recomputes layers in the backward pass: less memory, about a third more time."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen weights; auto is bfloat16 on a GPU and float32 on a CPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy runs; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "action_dim", "action_horizon"):
+            if getattr(self, name) < 1:
+                raise UserError(f"policy.{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def num_action_tokens(self) -> int:
+        """Action tokens of a turn (K)."""
+        return self.action_dim * self.action_horizon

@@ -1,6 +1,7 @@
 """The size and layout of an autoregressive VLA policy."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vlarl.errors import UserError
 
@@ -16,6 +17,8 @@ class PolicyConfig:
         UserError: if a size is impossible.
     """
 
+    kind: Literal["tiny"] = "tiny"
+    """Which policy this configures (`vlarl.policies.registry.POLICIES`)."""
     image_size: int = 64
     """Side of the input image, pixels."""
     vision_channels: tuple[int, ...] = (32, 64, 96, 128)

@@ -6,8 +6,11 @@ from typing import Any, Literal
 from vlarl.configs.curriculum import CurriculumConfig
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.monitor import MonitorConfig
+from vlarl.configs.openvla import OpenVLAPolicyConfig
 from vlarl.configs.policy import PolicyConfig
 from vlarl.errors import UserError
+
+ValueKind = Literal["homogeneous", "frozen", "small"]
 
 
 def _require_positive(config: object, section: str, names: tuple[str, ...]) -> None:
@@ -181,7 +184,10 @@ class TrainConfig:
     learner_threads: int = 2
     """Threads of the learner, CPU cores."""
     env: EnvConfig = field(default_factory=EnvConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    policy: PolicyConfig | OpenVLAPolicyConfig = field(default_factory=PolicyConfig)
+    value: ValueKind = "homogeneous"
+    """Value network: the policy's architecture with its own parameters (at 7B its own LoRA), the policy's trunk as it
+    is when training starts, frozen, under a trained head, or a small network."""
     demonstrations: DemonstrationConfig | None = field(default_factory=DemonstrationConfig)
     """None: no demonstrations and no SFT, the policy starts from random weights."""
     sft: SFTConfig = field(default_factory=SFTConfig)

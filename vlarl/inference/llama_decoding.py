@@ -15,12 +15,20 @@ class _Layer:
 
     def __init__(self, layer: nn.Module) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-        self.output = attention.o_proj.weight
-        self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        self.down = mlp.down_proj.weight
+        self.qkv = torch.cat([_weight(p) for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
+        self.output = _weight(attention.o_proj)
+        self.gate_up = torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)])
+        self.down = _weight(mlp.down_proj)
         self.input_norm = layer.input_layernorm.weight
         self.post_norm = layer.post_attention_layernorm.weight
+
+
+def _weight(linear: nn.Module) -> Tensor:
+    """[out, in]; of a layer that peft has wrapped, with its update: W + alpha / rank B A."""
+    if not hasattr(linear, "get_delta_weight"):
+        return linear.weight
+    base = linear.get_base_layer().weight
+    return base + sum(linear.get_delta_weight(name).to(base.dtype) for name in linear.active_adapters)
 
 
 class LlamaStepper:

@@ -8,12 +8,12 @@ from transformers import DynamicCache
 from vlarl.errors import UserError
 from vlarl.inference.base import PublishedWeights
 from vlarl.inference.llama_decoding import LlamaStepper
-from vlarl.policies.vla import VLAPolicy, at_least_float32, process_observations
+from vlarl.policies.vla import VLAPolicy, at_least_float32
 from vlarl.types import Generation, Observation
 
 
 class LocalGenerator:
-    """Decodes B observations at once, restricted to the action tokens.
+    """Decodes B observations at once, among the tokens that the policy's head scores.
 
     Raises:
         UserError: a temperature that is not positive.
@@ -37,39 +37,40 @@ class LocalGenerator:
     @torch.no_grad()
     def generate(self, observations: Observation, noise: np.ndarray | None) -> Generation:
         """See ActionGenerator.generate. With noise=None, log-probs and entropy are those at the temperature."""
-        policy = self._policy
-        uniforms = None if noise is None else torch.from_numpy(noise).float()
-        inputs = process_observations(observations, policy.config)
-        embeddings, prompt_mask = policy.embed_prompt(inputs)
-        batch, num_tokens = len(inputs), policy.config.num_action_tokens
-        tokens = torch.empty(batch, num_tokens, dtype=torch.int64)
-        logprobs, entropy = torch.empty(batch, num_tokens), torch.empty(batch, num_tokens)
+        policy = self._policy.eval()
+        trunk, device = policy.trunk, policy.device
+        uniforms = None if noise is None else torch.from_numpy(noise).to(device, torch.float32)
+        inputs = trunk.process(observations).map(lambda t: t.to(device))
+        embeddings, prompt_mask = trunk.embed_prompt(inputs)
+        batch, num_tokens = len(inputs), self.num_action_tokens
+        tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=device)
+        logprobs, entropy = torch.empty(2, batch, num_tokens, device=device)
         cache = DynamicCache()
-        hidden = policy.trunk.decode(embeddings, prompt_mask, cache)[:, -1]
+        hidden = trunk.decode(embeddings, prompt_mask, cache)[:, -1]
         self._stepper.begin(cache, prompt_mask, num_tokens - 1)
         for index in range(num_tokens):
-            scores = torch.log_softmax(at_least_float32(policy.lm_head(hidden)) / self._temperature, dim=-1)
+            scores = torch.log_softmax(at_least_float32(trunk.logits(hidden)) / self._temperature, dim=-1)
             chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
-            tokens[:, index] = chosen + policy.first_action_token
+            tokens[:, index] = chosen + trunk.first_token
             logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)
             entropy[:, index] = -(scores.exp() * scores).sum(-1)
             if index + 1 < num_tokens:
-                embedded = policy.trunk.decoder.embed_tokens(tokens[:, index]) + policy.slots[index + 1]
-                hidden = self._stepper.step(embedded)
+                hidden = self._stepper.step(trunk.embed_actions(tokens[:, index : index + 1], index)[:, 0])
+        action_tokens = tokens.cpu().numpy()
         return Generation(
-            action_tokens=tokens.numpy(),
-            logprobs=logprobs.numpy(),
-            entropy=entropy.numpy(),
-            actions=policy.decode_actions(tokens.numpy()),
+            action_tokens=action_tokens,
+            logprobs=logprobs.cpu().numpy(),
+            entropy=entropy.cpu().numpy(),
+            actions=policy.decode_actions(action_tokens),
         )
 
 
 def _choose(scores: Tensor, uniform: Tensor | None) -> Tensor:
-    """Picks a bin per row of log-probabilities [B, num_bins]: the largest, or by inverse cumulative sampling."""
+    """Picks a token per row of log-probabilities [B, tokens]: the largest, or by inverse cumulative sampling."""
     if uniform is None:
         return scores.argmax(-1)
     cumulative = scores.exp().cumsum(-1)
-    # Rounding can leave the total a little below one: scale the draw so that the last bin is never passed.
+    # Rounding can leave the total a little below one: scale the draw so that the last token is never passed.
     return (
         torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
         .squeeze(-1)

@@ -1,4 +1,7 @@
-"""Policies on disk: a folder with config.json and model.safetensors."""
+"""Policies on disk: a folder with config.json and the parameters that training changes.
+
+What is frozen is not written: config.json names the checkpoint that it comes from.
+"""
 
 import json
 import os
@@ -8,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from vlarl.configs.policy import PolicyConfig
+from vlarl.configs.openvla import LoRAConfig, OpenVLAPolicyConfig
 from vlarl.errors import UserError
+from vlarl.policies.registry import POLICIES, AnyPolicyConfig, policy_module
 from vlarl.policies.vla import VLAPolicy
 
 CONFIG_NAME = "config.json"
@@ -35,9 +40,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters that get a gradient, and buffers that are part of the state, by name."""
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
+
+
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes the module's parameters and buffers as safetensors."""
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
+    """Writes the module's trained state as safetensors."""
+    save_file({name: tensor.contiguous() for name, tensor in trained_state(module).items()}, path)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -52,7 +63,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): restore it or delete its folder") from error
-    expected = module.state_dict()
+    expected = trained_state(module)
     wrong = [f"missing {name}" for name in expected.keys() - state.keys()]
     wrong += [f"unexpected {name}" for name in state.keys() - expected.keys()]
     wrong += [
@@ -62,7 +73,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     ]
     if wrong:
         raise UserError(f"{path} belongs to another configuration: {'; '.join(sorted(wrong)[:5])}")
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)
 
 
 def save_policy(policy: VLAPolicy, folder: Path) -> None:
@@ -72,8 +83,12 @@ def save_policy(policy: VLAPolicy, folder: Path) -> None:
         save_weights(policy, scratch / WEIGHTS_NAME)
 
 
-def load_policy(folder: Path) -> VLAPolicy:
-    """Reads a policy folder.
+def load_policy(folder: Path, *, unnorm_key: str = "") -> VLAPolicy:
+    """Reads a policy folder, or an OpenVLA checkpoint in the published layout.
+
+    Args:
+        folder: of a run, or published.
+        unnorm_key: for a published checkpoint: the data set whose action statistics apply.
 
     Raises:
         UserError: no policy there, or one that is damaged.
@@ -83,12 +98,26 @@ def load_policy(folder: Path) -> VLAPolicy:
         raise UserError(f"no policy at {folder}: a policy folder holds {CONFIG_NAME} and {WEIGHTS_NAME}")
     try:
         raw = json.loads(path.read_text())
-        known = {f.name for f in fields(PolicyConfig)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    except (json.JSONDecodeError, AttributeError) as error:
+        is_published = "timm_model_ids" in raw
+    except (json.JSONDecodeError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error})") from error
-    if values.keys() != known:
-        raise UserError(f"{path} is of another version: its keys differ in {sorted(values.keys() ^ known)}")
-    policy = VLAPolicy(PolicyConfig(**values))
+    if is_published:
+        config: AnyPolicyConfig = OpenVLAPolicyConfig(checkpoint=str(folder), unnorm_key=unnorm_key, lora=None)
+        return policy_module(config).make_policy(config).eval()
+    config = _parse_config(raw, path)
+    policy = policy_module(config).make_policy(config)
     load_weights(policy, folder / WEIGHTS_NAME)
     return policy.eval()
+
+
+def _parse_config(raw: dict[str, Any], path: Path) -> AnyPolicyConfig:
+    if raw.get("kind") not in POLICIES:
+        raise UserError(f"{path} is of another version: its kind is {raw.get('kind')!r}, known are {list(POLICIES)}")
+    kind, _ = POLICIES[raw["kind"]]
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    differing = values.keys() ^ {f.name for f in fields(kind)}
+    if differing:
+        raise UserError(f"{path} is of another version: its keys differ in {sorted(differing)}")
+    if values.get("lora"):
+        values["lora"] = LoRAConfig(**values["lora"])
+    return kind(**values)

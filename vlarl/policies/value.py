@@ -1,29 +1,38 @@
-"""The homogeneous value network: the policy's architecture, own parameters, a scalar head on the last prompt token."""
+"""Value networks: V(image, instruction, proprioception), a scalar head on the last prompt position."""
 
 from torch import Tensor, nn
 
-from vlarl.configs.policy import PolicyConfig
-from vlarl.policies.vla import PolicyInputs, VLAPolicy, VLATrunk, at_least_float32
+from vlarl.configs.training import ValueKind
+from vlarl.policies.vla import PolicyInputs, VLAPolicy, VLATrunk, at_least_float32, copy_trained
 
 
 class ValueNetwork(nn.Module):
-    """V(image, instruction, proprioception): expected discounted return, starting at zero everywhere."""
+    """Expected discounted return, zero everywhere at first."""
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, trunk: VLATrunk) -> None:
         super().__init__()
-        self.trunk = VLATrunk(config)
-        self.head = nn.Linear(config.hidden_size, 1)
+        self.trunk = trunk
+        self.trunk.remove_head()
+        self.head = nn.Linear(trunk.width, 1, device=next(trunk.parameters()).device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-
-    @classmethod
-    def from_policy(cls, policy: VLAPolicy) -> "ValueNetwork":
-        """Builds a value network whose trunk starts as a copy of the policy's."""
-        value = cls(policy.config)
-        value.trunk.load_state_dict(policy.trunk.state_dict())
-        return value
 
     def forward(self, inputs: PolicyInputs) -> Tensor:
         """[B] float32."""
         embeddings, mask = self.trunk.embed_prompt(inputs)
-        return at_least_float32(self.head(self.trunk.decode(embeddings, mask)[:, -1])).squeeze(-1)
+        hidden = at_least_float32(self.trunk.decode(embeddings, mask)[:, -1])
+        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+
+
+def make_value_network(policy: VLAPolicy, kind: ValueKind = "homogeneous") -> ValueNetwork:
+    """Builds the value network of a policy.
+
+    Args:
+        policy: "homogeneous" copies what is trained of its trunk and shares what is frozen; "frozen" learns the head
+            on the trunk as it is now; "small" is a network of its own that sees the same inputs.
+        kind: which of them.
+    """
+    if kind == "small":
+        return ValueNetwork(policy.trunk.small_value_trunk())
+    trunk = copy_trained(policy.trunk)
+    return ValueNetwork(trunk.requires_grad_(False) if kind == "frozen" else trunk)

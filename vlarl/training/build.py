@@ -1,19 +1,16 @@
 """From a configuration to the objects that train it."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import torch
 
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec, make_spec
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError, check_names
 from vlarl.inference.local import LocalGenerator
-from vlarl.policies.text import encode_instructions
-from vlarl.policies.value import ValueNetwork
-from vlarl.policies.vla import VLAPolicy
+from vlarl.policies.registry import policy_module
+from vlarl.policies.value import make_value_network
+from vlarl.policies.vla import VLAPolicy, copy_trained
 from vlarl.reporting.sinks import SINKS, MetricsSink
 from vlarl.rewards.base import REWARDS, make_reward_fn
 from vlarl.rollout.collector import Collector
@@ -33,12 +30,8 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
     spec = make_spec(config.env)
     check_names("reward", [config.reward], REWARDS)
     check_names("metrics sink", config.sinks, SINKS)
-    for name in ("action_dim", "proprio_dim"):
-        if getattr(spec, name) != getattr(config.policy, name):
-            raise UserError(
-                f"policy.{name} is {getattr(config.policy, name)}, the environment {config.env.name!r} has"
-                f" {getattr(spec, name)}"
-            )
+    instructions = {t: spec.instructions[t] for t in config.env.task_ids}
+    policy_module(config.policy).check_policy(config.policy, instructions, spec.action_dim, spec.proprio_dim)
     limit = config.env.max_episode_steps or max(spec.max_episode_steps.values())
     turns = -(-limit // config.env.replan_steps) * config.ppo.rollout_batch_size
     if config.ppo.minibatch_size > turns:
@@ -46,14 +39,12 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
             f"ppo.minibatch_size {config.ppo.minibatch_size} is larger than the rollout can be:"
             f" {config.ppo.rollout_batch_size} trajectories of at most {limit} steps are {turns} turns"
         )
-    encode_instructions(list(spec.instructions.values()), config.policy.max_instruction_tokens)
     return spec
 
 
 def estimate_disk_bytes(config: TrainConfig) -> int:
     """Returns roughly what the run folder and the simulator's cache will take, bytes."""
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in VLAPolicy(config.policy).parameters())
+    parameters = policy_module(config.policy).count_trained_parameters(config.policy)
     # Policy and value network in float32 with two Adam moments each; one checkpoint more while the next is written.
     checkpoint = 2 * parameters * 4 * 3
     checkpoints = (config.keep_last + 2) * checkpoint
@@ -64,9 +55,8 @@ def estimate_disk_bytes(config: TrainConfig) -> int:
 
 
 def make_policy(config: TrainConfig) -> VLAPolicy:
-    """Returns a fresh policy; its weights follow from the seed."""
-    torch.manual_seed(config.seed)
-    return VLAPolicy(config.policy)
+    """Returns the policy that a run starts from; random weights follow from the seed."""
+    return policy_module(config.policy).make_policy(config.policy, config.seed)
 
 
 def make_generator(config: TrainConfig, policy: VLAPolicy) -> LocalGenerator:
@@ -75,9 +65,9 @@ def make_generator(config: TrainConfig, policy: VLAPolicy) -> LocalGenerator:
 
 
 def make_learner(config: TrainConfig, policy: VLAPolicy) -> Learner:
-    """Returns a learner that trains `policy` in place, with a value network that starts from its trunk."""
-    reference = copy.deepcopy(policy).eval() if config.ppo.kl_coef > 0 else None
-    return Learner(ActorCritic(policy, ValueNetwork.from_policy(policy)), reference, config.ppo, config.seed)
+    """Returns a learner that trains `policy` in place."""
+    reference = copy_trained(policy).eval() if config.ppo.kl_coef > 0 else None
+    return Learner(ActorCritic(policy, make_value_network(policy, config.value)), reference, config.ppo, config.seed)
 
 
 def make_trainer(

@@ -1,7 +1,7 @@
 """The learner: scores rollouts and updates policy and value network."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ from vlarl.configs.training import PPOConfig
 from vlarl.errors import NonFiniteError
 from vlarl.inference.base import PublishedWeights
 from vlarl.policies.value import ValueNetwork
-from vlarl.policies.vla import PolicyInputs, VLAPolicy, process_observations
+from vlarl.policies.vla import PolicyInputs, VLAPolicy
 from vlarl.types import Rollout
 
 SCORE_BATCH_SIZE = 256
-"""Turns per forward pass without gradients."""
+"""Most turns per forward pass without gradients; no more than two micro-batches."""
 
 
 class ActorCritic(nn.Module):
@@ -58,35 +58,49 @@ class RolloutBatch:
 
     def select(self, index: Tensor) -> "RolloutBatch":
         """Returns the turns `index` [n]."""
+        return self._map(lambda t: t[index])
+
+    def to(self, device: torch.device) -> "RolloutBatch":
+        """Returns the batch on another device."""
+        return self._map(lambda t: t.to(device))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "RolloutBatch":
         ref = self.scores.ref_logprobs
         return RolloutBatch(
-            inputs=self.inputs.map(lambda t: t[index]),
-            action_tokens=self.action_tokens[index],
+            inputs=self.inputs.map(function),
+            action_tokens=function(self.action_tokens),
             scores=Scores(
-                values=self.scores.values[index],
+                values=function(self.scores.values),
                 final_values=self.scores.final_values,
-                old_logprobs=self.scores.old_logprobs[index],
-                ref_logprobs=None if ref is None else ref[index],
+                old_logprobs=function(self.scores.old_logprobs),
+                ref_logprobs=None if ref is None else function(ref),
             ),
             targets=Targets(
-                advantages=self.targets.advantages[index],
-                returns=self.targets.returns[index],
-                token_mask=self.targets.token_mask[index],
+                advantages=function(self.targets.advantages),
+                returns=function(self.targets.returns),
+                token_mask=function(self.targets.token_mask),
             ),
         )
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that get a gradient."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 class Learner:
     """Owns the weights and the optimizers of one run."""
 
     def __init__(self, model: ActorCritic, reference: VLAPolicy | None, config: PPOConfig, seed: int) -> None:
-        self.model = model
+        self.model = model.eval()
         self._reference = reference
         self._config = config
         self._seed = seed
         shared = {"betas": config.adam_betas, "eps": config.adam_eps, "weight_decay": 0.0}
-        self._policy_optimizer = torch.optim.AdamW(model.policy.parameters(), lr=config.learning_rate, **shared)
-        self._value_optimizer = torch.optim.AdamW(model.value.parameters(), lr=config.value_learning_rate, **shared)
+        self._policy_parameters = trained_parameters(model.policy)
+        self._value_parameters = trained_parameters(model.value)
+        self._policy_optimizer = torch.optim.AdamW(self._policy_parameters, lr=config.learning_rate, **shared)
+        self._value_optimizer = torch.optim.AdamW(self._value_parameters, lr=config.value_learning_rate, **shared)
         self.policy_updates = 0
         self._policy_lr = config.learning_rate
 
@@ -97,23 +111,25 @@ class Learner:
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Scores:
         """Computes values, final values, old and reference log-probs with the current weights."""
-        config = self._config
-        policy_config = self.model.policy.config
-        inputs = process_observations(rollout.observations, policy_config)
+        config, policy = self._config, self.model.policy
+        inputs = policy.trunk.process(rollout.observations)
         tokens = torch.from_numpy(rollout.action_tokens)
         values, logprobs, ref_logprobs = [], [], []
-        for rows in torch.arange(rollout.num_turns).split(SCORE_BATCH_SIZE):
-            part = inputs.map(lambda t, rows=rows: t[rows])
-            chosen, _, value = self.model(part, tokens[rows], config.temperature)
-            values.append(value)
-            logprobs.append(chosen)
+        size = min(SCORE_BATCH_SIZE, 2 * config.microbatch_size)
+        for rows in torch.arange(rollout.num_turns).split(size):
+            part, chosen_tokens = inputs.map(lambda t, rows=rows: t[rows].to(policy.device)), tokens[rows]
+            chosen_tokens = chosen_tokens.to(policy.device)
+            chosen, _, value = self.model(part, chosen_tokens, config.temperature)
+            values.append(value.cpu())
+            logprobs.append(chosen.cpu())
             if self._reference is not None:
-                ref_logprobs.append(self._reference.token_logprobs(part, tokens[rows], config.temperature)[0])
-        final_inputs = process_observations(rollout.final_observations, policy_config)
-        final = [
-            self.model(final_inputs.map(lambda t, rows=rows: t[rows]), None, config.temperature)[2]
-            for rows in torch.arange(rollout.num_trajectories).split(SCORE_BATCH_SIZE)
-        ]
+                reference, _ = self._reference.token_logprobs(part, chosen_tokens, config.temperature)
+                ref_logprobs.append(reference.cpu())
+        final_inputs = policy.trunk.process(rollout.final_observations)
+        final = []
+        for rows in torch.arange(rollout.num_trajectories).split(size):
+            part = final_inputs.map(lambda t, rows=rows: t[rows].to(policy.device))
+            final.append(self.model(part, None, config.temperature)[2].cpu())
         return Scores(
             values=torch.cat(values),
             final_values=torch.cat(final),
@@ -128,6 +144,7 @@ class Learner:
             NonFiniteError: a loss or gradient norm is NaN or infinite; no weight was changed by that step.
         """
         config = self._config
+        self.model.train()
         epochs = config.critic_warmup_epochs if critic_only else config.update_epochs
         sums: dict[str, float] = defaultdict(float)
         self._set_learning_rates(iteration)
@@ -142,6 +159,7 @@ class Learner:
                 kl_per_token = step.get("approx_kl", 0.0)
                 # The value network goes on learning after the policy has moved as far as it may.
                 stopped = stopped or (config.target_kl is not None and kl_per_token > config.target_kl)
+        self.model.eval()
         return self._summarise(sums, batch)
 
     def _set_learning_rates(self, iteration: int) -> None:
@@ -168,7 +186,8 @@ class Learner:
         self._value_optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
         for rows in torch.arange(turns_total).split(self._config.microbatch_size):
-            loss, parts = self._loss(batch.select(rows), tokens_total, turns_total, critic_only=critic_only)
+            part = batch.select(rows).to(self.model.policy.device)
+            loss, parts = self._loss(part, tokens_total, turns_total, critic_only=critic_only)
             loss.backward()
             for name, value in parts.items():
                 sums[name] += value
@@ -217,11 +236,11 @@ class Learner:
 
     def _step(self, sums: dict[str, float], *, critic_only: bool) -> None:
         config = self._config
-        parts = [(self.model.value, self._value_optimizer, "value_grad_norm")]
+        parts = [(self._value_parameters, self._value_optimizer, "value_grad_norm")]
         if not critic_only:
-            parts.append((self.model.policy, self._policy_optimizer, "grad_norm"))
-        for module, _, name in parts:
-            sums[name] = nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm).item()
+            parts.append((self._policy_parameters, self._policy_optimizer, "grad_norm"))
+        for parameters, _, name in parts:
+            sums[name] = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
         bad = {name: value for name, value in sums.items() if not np.isfinite(value)}
         if bad:
             raise NonFiniteError(

@@ -166,7 +166,7 @@ class Run:
                 self.config,
                 spec=self.spec,
                 envs=self.envs,
-                policy=load_policy(self.folder.sft_policy).train(),
+                policy=load_policy(self.folder.sft_policy),
                 checkpoints=checkpoints,
                 sinks=sinks,
                 read_history=self.folder.history,

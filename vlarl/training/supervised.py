@@ -1,6 +1,5 @@
 """Supervised fine-tuning: next-token cross-entropy on the action tokens of demonstrations."""
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +10,8 @@ from vlarl.configs.training import SFTConfig
 from vlarl.data.episodes import Episode
 from vlarl.data.sft import SFTDataset, shift_images, split_episodes
 from vlarl.errors import NonFiniteError
-from vlarl.policies.vla import PolicyInputs, VLAPolicy, process_observations
+from vlarl.policies.vla import PolicyInputs, VLAPolicy, copy_trained
+from vlarl.training.learner import trained_parameters
 from vlarl.types import Observation
 
 LogFn = Callable[[dict[str, float]], None]
@@ -34,11 +34,11 @@ def train_sft(policy: VLAPolicy, episodes: Sequence[Episode], config: SFTConfig,
     horizon = policy.config.action_horizon
     data = SFTDataset.from_episodes(training, horizon)
     held_out = SFTDataset.from_episodes(validation, horizon) if validation else None
-    policy.trunk.set_proprio_statistics(data.observations.proprio.mean(0), data.observations.proprio.std(0))
-    average = copy.deepcopy(policy)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
+    policy.trunk.fit_statistics(data.observations)
+    average = copy_trained(policy)
+    policy.train()
+    trained = trained_parameters(policy)
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     weights = _token_weights(policy, config.first_action_weight)
     running: list[float] = []
     for step in range(config.num_steps):
@@ -48,7 +48,7 @@ def train_sft(policy: VLAPolicy, episodes: Sequence[Episode], config: SFTConfig,
         loss = _loss(policy, inputs, tokens, weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         if not torch.isfinite(norm):
             raise NonFiniteError(f"SFT became non-finite at step {step}: lower sft.learning_rate")
         optimizer.step()
@@ -75,7 +75,7 @@ def learning_rate(step: int, config: SFTConfig) -> float:
 def validation_loss(policy: VLAPolicy, data: SFTDataset, max_frames: int = 128) -> float:
     """Mean cross-entropy in nats per token over `max_frames` evenly spaced held-out frames."""
     rows = np.unique(np.linspace(0, len(data) - 1, max_frames).astype(int))
-    inputs = process_observations(data.observations.select(rows), policy.config)
+    inputs = policy.trunk.process(data.observations.select(rows))
     tokens = torch.from_numpy(policy.encode_actions(data.actions[rows]))
     return _loss(policy, inputs, tokens, _token_weights(policy, 1.0)).item()
 
@@ -91,7 +91,7 @@ def _minibatch(
         frames = Observation(
             images=shift_images(frames.images, offsets), proprio=frames.proprio, instructions=frames.instructions
         )
-    return process_observations(frames, policy.config), torch.from_numpy(policy.encode_actions(data.actions[rows]))
+    return policy.trunk.process(frames), torch.from_numpy(policy.encode_actions(data.actions[rows]))
 
 
 def _token_weights(policy: VLAPolicy, first_action_weight: float) -> Tensor:
@@ -102,12 +102,13 @@ def _token_weights(policy: VLAPolicy, first_action_weight: float) -> Tensor:
 
 
 def _loss(policy: VLAPolicy, inputs: PolicyInputs, tokens: Tensor, weights: Tensor) -> Tensor:
-    logits = policy(inputs, tokens)
-    targets = tokens - policy.first_action_token
+    device = policy.device
+    logits = policy(inputs.map(lambda t: t.to(device)), tokens.to(device))
+    targets = tokens.to(device) - policy.trunk.first_token
     losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return (losses.view_as(tokens) * weights).mean()
+    return (losses.view_as(tokens) * weights.to(device)).mean()
 
 
 @torch.no_grad()
 def _update_average(average: VLAPolicy, policy: VLAPolicy, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(policy.parameters()), 1 - decay)
+    torch._foreach_lerp_(trained_parameters(average), trained_parameters(policy), 1 - decay)

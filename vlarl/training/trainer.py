@@ -13,7 +13,6 @@ from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec
 from vlarl.evaluation.protocol import evaluate
 from vlarl.inference.base import ActionGenerator
-from vlarl.policies.vla import process_observations
 from vlarl.reporting.sinks import MetricsSink
 from vlarl.rewards.base import RewardFn
 from vlarl.rollout.collector import Collector, ProgressFn
@@ -125,9 +124,9 @@ class Trainer:
             self._updating = False
 
     def _prepare(self, rollout: Rollout, rewards: np.ndarray, scores: Scores) -> RolloutBatch:
-        policy = self.config.policy
+        action_dim = self.config.policy.action_dim
         tokens = torch.from_numpy(rollout.action_tokens)
-        mask = compute_token_mask(torch.from_numpy(rollout.executed_steps), policy.action_dim, tokens.shape[1])
+        mask = compute_token_mask(torch.from_numpy(rollout.executed_steps), action_dim, tokens.shape[1])
         targets = prepare(
             rewards=torch.from_numpy(rewards),
             scores=scores,
@@ -138,7 +137,7 @@ class Trainer:
             gamma=self.config.ppo.gamma,
             gae_lambda=self.config.ppo.gae_lambda,
         )
-        inputs = process_observations(rollout.observations, policy)
+        inputs = self.learner.model.policy.trunk.process(rollout.observations)
         return RolloutBatch(inputs=inputs, action_tokens=tokens, scores=scores, targets=targets)
 
     def _row(

@@ -33,6 +33,12 @@ class OpenVLAModel(nn.Module):
         self.projector = Projector(config.dino.width + config.siglip.width, config.text["hidden_size"])
         self.language_model = LlamaForCausalLM(LlamaConfig(**config.text | {"attn_implementation": "sdpa"}))
 
+    def enable_gradient_checkpointing(self) -> None:
+        """In training, layers are computed again in the backward pass instead of being kept."""
+        self.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        for tower in (self.vision_backbone.featurizer, self.vision_backbone.fused_featurizer):
+            tower.gradient_checkpointing = True
+
     def embed_prompt(self, pixels: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the patches after the first token (BOS).
 

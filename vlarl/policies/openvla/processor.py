@@ -94,6 +94,14 @@ class OpenVLAProcessor:
         lengths = torch.tensor([len(row) for row in rows])
         return padded, torch.arange(length) < lengths[:, None]
 
+    def encode_prompts(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """As encode_instructions, but padded before the empty token: the last position is real in every row."""
+        ids, mask = self.encode_instructions(instructions)
+        rows, last = torch.arange(len(ids)), mask.sum(1) - 1
+        ids[rows, last], mask[rows, last] = PAD_ID, False
+        ids[:, -1], mask[:, -1] = EMPTY_ID, True
+        return ids, mask
+
     def resize(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Squashes images [H, W, 3] uint8 to [B, image_size, image_size, 3] uint8 with Pillow's bicubic filter.
 

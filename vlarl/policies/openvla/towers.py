@@ -8,6 +8,7 @@ could not be read. Here every linear layer is the reference's own, so tensors an
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from vlarl.configs.openvla import OpenVLAConfig, VisionTowerConfig
 
@@ -105,6 +106,7 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: VisionTowerConfig, num_patches: int, patch_size: int) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.num_prefix = 1 + config.num_registers if config.has_prefix else 0
         if config.has_prefix:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -128,7 +130,10 @@ class VisionTower(nn.Module):
         """[B, 3, H, H] normalised -> patch features of the second-to-last block, [B, patches, width], not normed."""
         tokens = self.embed(pixels)
         for block in self.blocks[:-1]:
-            tokens = block(tokens)
+            if self.gradient_checkpointing and self.training:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
         return tokens[:, self.num_prefix :]
 
 
