@@ -13,7 +13,8 @@ from vlarl.errors import UserError
 from vlarl.evaluation.protocol import Evaluation, compare, evaluate
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.checkpoint import load_policy
-from vlarl.recipes import quickstart
+from vlarl.policies.registry import AnyPolicyConfig
+from vlarl.recipes import openvla_env, quickstart
 from vlarl.reporting.progress import Console
 from vlarl.rollout.collector import Collector
 from vlarl.system import require_rendering
@@ -25,7 +26,10 @@ class EvaluateOptions:
     """Evaluates a policy under the suite's protocol limit, with Wilson 95 % intervals."""
 
     policy: Path
-    """Policy folder, for example RUN/rl/policy; tasks and environment default to those of RUN."""
+    """Policy folder, for example RUN/rl/policy, tasks and environment default to those of RUN; or an OpenVLA checkpoint
+    in the published layout, which is evaluated under OpenVLA's protocol."""
+    unnorm_key: str = ""
+    """For a published checkpoint: the data set whose action statistics apply; default: the only one there is."""
     task_suite: str | None = None
     """Task suite; default: the run's, else the quickstart's."""
     task_ids: tuple[int, ...] | None = None
@@ -48,6 +52,8 @@ class EvaluateOptions:
     """File for every episode's outcome, JSON."""
     compare: Path | None = None
     """Such a file of another policy: prints the paired comparison (this policy minus that one)."""
+    expect: float | None = None
+    """Published success rate, percent: says whether ours agrees (is the figure in our 95 % interval?)."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -59,9 +65,11 @@ def main(command: str, argv: Sequence[str]) -> int:
         raise UserError(f"--episodes must be at least 1, got {options.episodes}")
     if options.temperature < 0:
         raise UserError(f"--temperature cannot be negative, got {options.temperature}")
-    policy = load_policy(options.policy)
+    if options.expect is not None and not 0 <= options.expect <= 100:
+        raise UserError(f"--expect is a success rate in percent, 0 to 100, got {options.expect}")
+    policy = load_policy(options.policy, unnorm_key=options.unnorm_key)
     other = Evaluation.load(options.compare) if options.compare else None
-    config = _env_config(options)
+    config = _env_config(options, policy.config)
     spec = make_spec(config)
     console = Console()
     if spec.needs_rendering:
@@ -85,6 +93,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     summary: dict[str, Any] = {"task_suite": config.task_suite} | result.summary()
     if other is not None:
         summary["comparison"] = compare(other, result)
+    if options.expect is not None:
+        summary["expected"] = compare_with_published(summary, options.expect)
     if options.json:
         print_json(summary)
     else:
@@ -92,12 +102,21 @@ def main(command: str, argv: Sequence[str]) -> int:
     return 0
 
 
-def _env_config(options: EvaluateOptions) -> EnvConfig:
-    """The environment of the run that the policy lies in, else the quickstart's, with the options applied."""
+def compare_with_published(summary: dict[str, Any], percent: float) -> dict[str, Any]:
+    """JSON-able verdict on a published success rate: agrees, below or above our 95 % interval."""
+    low, high = (100 * bound for bound in summary["ci95"])
+    verdict = "agrees" if low <= percent <= high else ("below" if high < percent else "above")
+    return {"percent": percent, "points": 100 * summary["success_rate"] - percent, "verdict": verdict}
+
+
+def _env_config(options: EvaluateOptions, policy: AnyPolicyConfig) -> EnvConfig:
+    """The environment of the run that the policy lies in, else its kind's, with the options applied."""
     run = options.policy.resolve().parent.parent / "config.json"
     if run.is_file():
         raw = read_json(run)["env"]
         config = EnvConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+    elif policy.kind == "openvla":
+        config = replace(openvla_env(options.task_suite or "libero_spatial"), num_envs=2, num_workers=2)
     else:
         config = quickstart(task_suite=options.task_suite, task_ids=options.task_ids).env
     changes = {
@@ -117,6 +136,18 @@ def _table(summary: dict[str, Any], instructions: dict[int, str]) -> list[str]:
     lines = [f"{'task':<60} {'success':>8} {'rate':>7}   95 % interval"]
     lines += [line(f"{t} {text}"[:60], summary["per_task"][str(t)]) for t, text in sorted(instructions.items())]
     lines.append(line(summary["task_suite"], summary))
+    if "expected" in summary:
+        expected = summary["expected"]
+        low, high = (f"{bound:.1%}" for bound in summary["ci95"])
+        what = {
+            "agrees": "it lies in",
+            "below": "ours is lower: it lies above",
+            "above": "ours is higher: it lies below",
+        }
+        lines.append(
+            f"published {expected['percent']:.1f} %: ours {what[expected['verdict']]}, {expected['points']:+.1f} points"
+            f" (our 95 % interval {low} to {high})"
+        )
     if "comparison" in summary:
         difference = summary["comparison"]
         low, high = difference["ci95"]

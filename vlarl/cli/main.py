@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vlarl.cli.phases", "reinforcement learning (PPO) of a recipe"),
     "evaluate": ("vlarl.cli.evaluate", "success of a policy on the evaluation starts, with intervals"),
     "report": ("vlarl.cli.report", "write summary.json and report.html of a run folder"),
+    "export": ("vlarl.cli.export", "write an OpenVLA policy so that the published code can load it"),
     "recipes": ("vlarl.cli.recipes", "list recipes, or print one resolved"),
     "tasks": ("vlarl.cli.tasks", "LIBERO's suites and tasks, with a contact sheet"),
     "cache": ("vlarl.cli.cache", "show or clear the built simulator models"),

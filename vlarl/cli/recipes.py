@@ -25,10 +25,12 @@ def main(command: str, argv: Sequence[str]) -> int:
     if options.name is not None:
         print_json(make_recipe(options.name).as_dict())
         return 0
-    purposes = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in RECIPES.items()}
+    purposes = {
+        name: (getattr(make, "func", make).__doc__ or "").strip().splitlines()[0] for name, make in RECIPES.items()
+    }
     if options.json:
         print_json(purposes)
     else:
         for name, purpose in purposes.items():
-            print(f"{name:<14}{purpose}")
+            print(f"{name:<28}{purpose}")
     return 0

@@ -24,12 +24,13 @@ class DemonstrationConfig:
     """Demonstrations by scripted experts."""
 
     episodes_per_task: int = 10
-    """Successful demonstrations kept per task."""
+    """Successful demonstrations kept per task; 0: none, and no SFT."""
     recovery_probability: float = 0.7
     """Share of demonstrations with one forced early close of the gripper and the expert's correction."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "demonstrations", ("episodes_per_task",))
+        if self.episodes_per_task < 0:
+            raise UserError(f"demonstrations.episodes_per_task cannot be negative, got {self.episodes_per_task}")
         if not 0 <= self.recovery_probability <= 1:
             raise UserError(f"demonstrations.recovery_probability must be in [0, 1], got {self.recovery_probability}")
 
@@ -42,6 +43,8 @@ class SFTConfig:
     """Gradient steps."""
     minibatch_size: int = 24
     """Frames per gradient step."""
+    microbatch_size: int = 32
+    """Frames per forward and backward pass; gradients accumulate."""
     learning_rate: float = 2e-3
     """Peak learning rate; linear warm-up, then linear decay to 5 % of it."""
     warmup_steps: int = 30
@@ -62,7 +65,15 @@ class SFTConfig:
     """Gradient steps between log lines."""
 
     def __post_init__(self) -> None:
-        names = ("num_steps", "minibatch_size", "learning_rate", "max_grad_norm", "first_action_weight", "log_interval")
+        names = (
+            "num_steps",
+            "minibatch_size",
+            "microbatch_size",
+            "learning_rate",
+            "max_grad_norm",
+            "first_action_weight",
+            "log_interval",
+        )
         _require_positive(self, "sft", names)
         if self.warmup_steps >= self.num_steps:
             raise UserError(f"sft.warmup_steps {self.warmup_steps} leaves nothing of sft.num_steps {self.num_steps}")
@@ -188,8 +199,7 @@ class TrainConfig:
     value: ValueKind = "homogeneous"
     """Value network: the policy's architecture with its own parameters (at 7B its own LoRA), the policy's trunk as it
     is when training starts, frozen, under a trained head, or a small network."""
-    demonstrations: DemonstrationConfig | None = field(default_factory=DemonstrationConfig)
-    """None: no demonstrations and no SFT, the policy starts from random weights."""
+    demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     reward: str = "success"
     """Registered reward function (`vlarl.rewards.base.REWARDS`)."""

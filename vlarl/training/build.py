@@ -48,7 +48,7 @@ def estimate_disk_bytes(config: TrainConfig) -> int:
     # Policy and value network in float32 with two Adam moments each; one checkpoint more while the next is written.
     checkpoint = 2 * parameters * 4 * 3
     checkpoints = (config.keep_last + 2) * checkpoint
-    episodes = config.demonstrations.episodes_per_task * len(config.env.task_ids) if config.demonstrations else 0
+    episodes = config.demonstrations.episodes_per_task * len(config.env.task_ids)
     frames = episodes * 200 * config.env.image_size**2 * 3
     models = 40 * 2**20 * len(config.env.task_ids) if config.env.name == "libero" else 0
     return checkpoints + 2 * frames + models + 50 * 2**20

@@ -100,7 +100,7 @@ class Run:
     def collect_demonstrations(self) -> None:
         """Collects the demonstrations of the tasks that have none in the folder."""
         config = self.config.demonstrations
-        if config is None:
+        if not config.episodes_per_task:
             return
         known = self._demonstration_rates()
         missing = [t for t in self.config.env.task_ids if not self._has_demonstrations(t, known)]
@@ -124,12 +124,12 @@ class Run:
             self.console.line(f"expert: {rate['successes']} of {rate['attempts']} attempts, {rate['task']}")
 
     def train_sft(self) -> None:
-        """Trains the policy that RL starts from: by SFT, or with random weights where there are no demonstrations."""
+        """Makes the policy that RL starts from: by SFT, or as it is where there are no demonstrations."""
         if self.folder.sft_policy.is_dir():
             return
         self.collect_demonstrations()
         policy = make_policy(self.config)
-        if self.config.demonstrations is None:
+        if not self.config.demonstrations.episodes_per_task:
             save_policy(policy, self.folder.sft_policy)
             return
         with self.phase("sft"):

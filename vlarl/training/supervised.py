@@ -45,15 +45,14 @@ def train_sft(policy: VLAPolicy, episodes: Sequence[Episode], config: SFTConfig,
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         inputs, tokens = _minibatch(policy, data, config, seed, step)
-        loss = _loss(policy, inputs, tokens, weights)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _accumulate_gradients(policy, inputs, tokens, weights, config.microbatch_size)
         norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         if not torch.isfinite(norm):
             raise NonFiniteError(f"SFT became non-finite at step {step}: lower sft.learning_rate")
         optimizer.step()
         _update_average(average, policy, min(config.ema_decay, (1 + step) / (10 + step)))
-        running.append(loss.item())
+        running.append(loss)
         if (step + 1) % config.log_interval == 0 or step + 1 == config.num_steps:
             row = {"step": step + 1, "losses/train_loss": float(np.mean(running))}
             if held_out is not None:
@@ -61,6 +60,19 @@ def train_sft(policy: VLAPolicy, episodes: Sequence[Episode], config: SFTConfig,
             log(row)
             running.clear()
     return average.eval()
+
+
+def _accumulate_gradients(
+    policy: VLAPolicy, inputs: PolicyInputs, tokens: Tensor, weights: Tensor, microbatch_size: int
+) -> float:
+    """Adds the gradient of the minibatch's mean loss, micro-batch by micro-batch; returns that loss."""
+    total = 0.0
+    for rows in torch.arange(len(tokens)).split(microbatch_size):
+        part = inputs.map(lambda t, rows=rows: t[rows])
+        loss = _loss(policy, part, tokens[rows], weights) * (len(rows) / len(tokens))
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 def learning_rate(step: int, config: SFTConfig) -> float:
