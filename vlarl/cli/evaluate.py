@@ -139,11 +139,7 @@ def _table(summary: dict[str, Any], instructions: dict[int, str]) -> list[str]:
     if "expected" in summary:
         expected = summary["expected"]
         low, high = (f"{bound:.1%}" for bound in summary["ci95"])
-        what = {
-            "agrees": "it lies in",
-            "below": "ours is lower: it lies above",
-            "above": "ours is higher: it lies below",
-        }
+        what = {"agrees": "agrees", "below": "is lower", "above": "is higher"}
         lines.append(
             f"published {expected['percent']:.1f} %: ours {what[expected['verdict']]}, {expected['points']:+.1f} points"
             f" (our 95 % interval {low} to {high})"

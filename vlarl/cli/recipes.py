@@ -25,9 +25,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     if options.name is not None:
         print_json(make_recipe(options.name).as_dict())
         return 0
-    purposes = {
-        name: (getattr(make, "func", make).__doc__ or "").strip().splitlines()[0] for name, make in RECIPES.items()
-    }
+    documented = {name: getattr(make, "func", make) for name, make in RECIPES.items()}
+    purposes = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in documented.items()}
     if options.json:
         print_json(purposes)
     else:
