@@ -113,6 +113,13 @@ class Rollout:
         return len(self.items)
 
     @property
+    def elapsed_steps(self) -> np.ndarray:
+        """[N] int64 env steps of the trajectory before each turn."""
+        before = np.cumsum(self.executed_steps) - self.executed_steps
+        starts = self.trajectory_offsets[:-1]
+        return before - np.repeat(before[starts], np.diff(self.trajectory_offsets))
+
+    @property
     def episode_steps(self) -> np.ndarray:
         """[M] int64 env steps of each trajectory."""
         return np.add.reduceat(self.executed_steps, self.trajectory_offsets[:-1])

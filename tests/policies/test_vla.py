@@ -84,9 +84,18 @@ def test_value_network_starts_at_zero_with_the_policys_trunk_and_own_parameters(
     policy = make_policy()
     value = make_value_network(policy)
     inputs = policy.trunk.process(make_observation(3))
-    assert torch.equal(value(inputs), torch.zeros(3))
+    elapsed = torch.tensor([0, 8, 80])
+    assert torch.equal(value(inputs, elapsed), torch.zeros(3))
     assert torch.equal(value.trunk.projector.weight, policy.trunk.projector.weight)
     assert value.trunk.projector.weight.data_ptr() != policy.trunk.projector.weight.data_ptr()
+
+
+def test_value_is_linear_in_the_elapsed_time():
+    value = make_value_network(make_policy())
+    with torch.no_grad():
+        value.head.bias.copy_(torch.tensor([0.7, -0.5]))
+    inputs = make_policy().trunk.process(make_observation(3))
+    torch.testing.assert_close(value(inputs, torch.tensor([0, 50, 100])), torch.tensor([0.7, 0.45, 0.2]))
 
 
 def test_policy_folder_round_trip_and_its_errors(tmp_path):

@@ -44,6 +44,8 @@ def test_rollout_is_packed_sorted_and_consistent(generator):
     inner[offsets[1:] - 1] = False
     assert (rollout.executed_steps[inner] == CONFIG.env.replan_steps).all()
     np.testing.assert_array_equal(np.add.reduceat(rollout.env_rewards, offsets[:-1]), rollout.success)
+    turn = np.arange(rollout.num_turns) - np.repeat(offsets[:-1], np.diff(offsets))
+    np.testing.assert_array_equal(rollout.elapsed_steps, turn * CONFIG.env.replan_steps)
     first = rollout.observations.instructions[offsets[0]], rollout.observations.instructions[offsets[1]]
     assert first[0] != first[1]
 

@@ -38,6 +38,7 @@ def make_batch(dtype: torch.dtype = torch.float32) -> RolloutBatch:
     noise = torch.randn(N, K, generator=generator, dtype=dtype)
     return RolloutBatch(
         inputs=inputs,
+        elapsed_steps=8 * torch.arange(N),
         action_tokens=tokens,
         scores=Scores(
             values=torch.randn(N, generator=generator, dtype=dtype),
@@ -85,11 +86,11 @@ def test_update_learns_the_returns_and_moves_towards_good_tokens():
     config = replace(CONFIG, update_epochs=30, lr_warmup_updates=0, kl_coef=0.0, value_clip_range=None)
     learner, batch = make_learner(config), make_batch()
     with torch.no_grad():
-        before, _, _ = learner.model(batch.inputs, batch.action_tokens, 0.6)
+        before, _, _ = learner.model(batch.inputs, batch.elapsed_steps, batch.action_tokens, 0.6)
     first = learner.update(batch, 0, critic_only=False)["losses/value_loss"]
     last = learner.update(batch, 1, critic_only=False)["losses/value_loss"]
     with torch.no_grad():
-        after, _, _ = learner.model(batch.inputs, batch.action_tokens, 0.6)
+        after, _, _ = learner.model(batch.inputs, batch.elapsed_steps, batch.action_tokens, 0.6)
     gain = ((after - before) * batch.targets.token_mask).sum(-1)
     assert last < 0.5 * first
     assert np.corrcoef(gain.numpy(), batch.targets.advantages.numpy())[0, 1] > 0.5

@@ -62,7 +62,7 @@ def test_what_is_frozen_is_counted_once():
     assert trained == small[1] > 0
     # The frozen trunk is a copy with the adapters as they are, and the shared weights are there once.
     assert alone == frozen + value - head or alone > frozen
-    assert head == 4 * (64 + 1)
+    assert head == 4 * 2 * (64 + 1)
 
 
 def test_a_plan_on_one_gpu_and_on_many():

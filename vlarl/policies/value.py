@@ -1,27 +1,35 @@
-"""Value networks: V(image, instruction, proprioception), a scalar head on the last prompt position."""
+"""Value networks: V(image, instruction, proprioception, elapsed time), a head on the last prompt position."""
 
 from torch import Tensor, nn
 
 from vlarl.configs.training import ValueKind
 from vlarl.policies.vla import PolicyInputs, VLAPolicy, VLATrunk, at_least_float32, copy_trained
 
+ELAPSED_SCALE = 100.0
+"""Env steps that count as one unit of elapsed time."""
+
 
 class ValueNetwork(nn.Module):
-    """Expected discounted return, zero everywhere at first."""
+    """Expected discounted return, zero everywhere at first.
+
+    An episode ends at a step limit, so the same picture is worth less the later it is seen. A frame does not show the
+    time: the head gives a value and its slope over the elapsed time (Pardo et al., Time Limits in RL, 1712.00378).
+    """
 
     def __init__(self, trunk: VLATrunk) -> None:
         super().__init__()
         self.trunk = trunk
         self.trunk.remove_head()
-        self.head = nn.Linear(trunk.width, 1, device=next(trunk.parameters()).device)
+        self.head = nn.Linear(trunk.width, 2, device=next(trunk.parameters()).device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, inputs: PolicyInputs) -> Tensor:
-        """[B] float32."""
+    def forward(self, inputs: PolicyInputs, elapsed_steps: Tensor) -> Tensor:
+        """Values [B] float32 of prompts seen `elapsed_steps` [B] env steps after their episodes' starts."""
         embeddings, mask = self.trunk.embed_prompt(inputs)
         hidden = at_least_float32(self.trunk.decode(embeddings, mask)[:, -1])
-        return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+        value, slope = self.head(hidden.to(self.head.weight.dtype)).unbind(-1)
+        return value + slope * (elapsed_steps.to(value.dtype) / ELAPSED_SCALE)
 
 
 def make_value_network(policy: VLAPolicy, kind: ValueKind = "homogeneous") -> ValueNetwork:

@@ -37,10 +37,10 @@ class ActorCritic(nn.Module):
         self.value = value
 
     def forward(
-        self, inputs: PolicyInputs, action_tokens: Tensor | None, temperature: float
+        self, inputs: PolicyInputs, elapsed_steps: Tensor, action_tokens: Tensor | None, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log-probs [B, K], entropies [B, K] and values [B]; without tokens only values, the rest empty."""
-        values = self.value(inputs)
+        values = self.value(inputs, elapsed_steps)
         if action_tokens is None:
             return values.new_empty(0), values.new_empty(0), values
         return (*self.policy.token_logprobs(inputs, action_tokens, temperature), values)
@@ -51,6 +51,8 @@ class RolloutBatch:
     """A rollout as the learner needs it: N turns, sorted by (trajectory, turn)."""
 
     inputs: PolicyInputs
+    elapsed_steps: Tensor
+    """[N] int64, env steps of the trajectory before the turn."""
     action_tokens: Tensor
     """[N, K] int64."""
     scores: Scores
@@ -68,6 +70,7 @@ class RolloutBatch:
         ref = self.scores.ref_logprobs
         return RolloutBatch(
             inputs=self.inputs.map(function),
+            elapsed_steps=function(self.elapsed_steps),
             action_tokens=function(self.action_tokens),
             scores=Scores(
                 values=function(self.scores.values),
@@ -113,23 +116,23 @@ class Learner:
         """Computes values, final values, old and reference log-probs with the current weights."""
         config, policy = self._config, self.model.policy
         inputs = policy.trunk.process(rollout.observations)
-        tokens = torch.from_numpy(rollout.action_tokens)
+        tokens, elapsed = torch.from_numpy(rollout.action_tokens), torch.from_numpy(rollout.elapsed_steps)
         values, logprobs, ref_logprobs = [], [], []
         size = min(SCORE_BATCH_SIZE, 2 * config.microbatch_size)
         for rows in torch.arange(rollout.num_turns).split(size):
             part, chosen_tokens = inputs.map(lambda t, rows=rows: t[rows].to(policy.device)), tokens[rows]
             chosen_tokens = chosen_tokens.to(policy.device)
-            chosen, _, value = self.model(part, chosen_tokens, config.temperature)
+            chosen, _, value = self.model(part, elapsed[rows].to(policy.device), chosen_tokens, config.temperature)
             values.append(value.cpu())
             logprobs.append(chosen.cpu())
             if self._reference is not None:
                 reference, _ = self._reference.token_logprobs(part, chosen_tokens, config.temperature)
                 ref_logprobs.append(reference.cpu())
         final_inputs = policy.trunk.process(rollout.final_observations)
-        final = []
+        final, elapsed = [], torch.from_numpy(rollout.episode_steps)
         for rows in torch.arange(rollout.num_trajectories).split(size):
             part = final_inputs.map(lambda t, rows=rows: t[rows].to(policy.device))
-            final.append(self.model(part, None, config.temperature)[2].cpu())
+            final.append(self.model(part, elapsed[rows].to(policy.device), None, config.temperature)[2].cpu())
         return Scores(
             values=torch.cat(values),
             final_values=torch.cat(final),
@@ -200,7 +203,7 @@ class Learner:
         """The micro-batch's share of the minibatch's loss, and its parts."""
         config = self._config
         tokens = None if critic_only else batch.action_tokens
-        logprobs, entropies, values = self.model(batch.inputs, tokens, config.temperature)
+        logprobs, entropies, values = self.model(batch.inputs, batch.elapsed_steps, tokens, config.temperature)
         value_loss = (
             compute_value_loss(values, batch.scores.values, batch.targets.returns, config.value_clip_range)
             / turns_total
@@ -220,7 +223,10 @@ class Learner:
         ratios_total = tokens_total if config.ratio_level == "token" else turns_total
         policy_loss = policy.loss_sum / ratios_total
         entropy = compute_entropy(entropies, mask) / tokens_total
-        loss = policy_loss + value_loss - config.entropy_coef * entropy
+        loss = policy_loss + value_loss
+        if config.entropy_coef:
+            # Even with weight 0 the entropy would cost a backward pass through the scores of every bin.
+            loss = loss - config.entropy_coef * entropy
         parts = {
             "policy_loss": policy_loss.item(),
             "value_loss": value_loss.item(),

@@ -186,7 +186,8 @@ def count_activation_bytes(
         )
         with live:
             before = live.now
-            logprobs, entropies, values = model(inputs, tokens, 1.0)
+            elapsed = torch.zeros(microbatch_size, dtype=torch.int64)
+            logprobs, entropies, values = model(inputs, elapsed, tokens, 1.0)
             loss = logprobs.sum() + entropies.sum() + values.sum()
             del logprobs, entropies, values
             loss.backward()

@@ -138,7 +138,13 @@ class Trainer:
             gae_lambda=self.config.ppo.gae_lambda,
         )
         inputs = self.learner.model.policy.trunk.process(rollout.observations)
-        return RolloutBatch(inputs=inputs, action_tokens=tokens, scores=scores, targets=targets)
+        return RolloutBatch(
+            inputs=inputs,
+            elapsed_steps=torch.from_numpy(rollout.elapsed_steps),
+            action_tokens=tokens,
+            scores=scores,
+            targets=targets,
+        )
 
     def _row(
         self, iteration: int, rollout: Rollout, rewards: np.ndarray, scores: Scores, metrics: dict[str, float]

@@ -172,7 +172,7 @@ def test_value_networks_share_what_is_frozen(kind, shared, trained):
     policy = adapted()
     value = make_value_network(policy, kind)
     inputs = policy.trunk.process(libero_observation(3))
-    assert torch.equal(value(inputs), torch.zeros(3))
+    assert torch.equal(value(inputs, torch.zeros(3)), torch.zeros(3))
     mine, theirs = policy.trunk.decoder.embed_tokens, value.trunk.decoder.embed_tokens
     assert (mine.weight.data_ptr() == theirs.weight.data_ptr()) == shared
     names = [name for name, p in value.named_parameters() if p.requires_grad]
@@ -186,7 +186,7 @@ def test_a_small_value_network_reads_the_same_inputs():
     value = make_value_network(policy, "small")
     assert sum(p.numel() for p in value.trunk.decoder.layers.parameters()) < 100_000
     inputs = policy.trunk.process(libero_observation(3))
-    value(inputs).sum().backward()
+    value(inputs, torch.zeros(3)).sum().backward()
     assert value.head.weight.grad.abs().max() > 0
 
 
