@@ -1,6 +1,7 @@
 """Named functions that return a complete configuration; command-line flags only override."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from vlarl.configs.curriculum import CurriculumConfig
@@ -16,14 +17,26 @@ from vlarl.configs.training import (
 )
 from vlarl.errors import unknown_name
 
-QUICKSTART_TASKS: dict[str, tuple[int, ...]] = {
-    "libero_goal": (1, 6),
-    "libero_object": (0, 8),
-    "libero_spatial": (0,),
+
+@dataclass(frozen=True)
+class QuickstartSuite:
+    """What the quickstart takes of a suite."""
+
+    task_ids: tuple[int, ...]
+    max_episode_steps: int | None
+    """Episode limit in training, env steps: what an expert needs with one mistake, and some."""
+    max_instruction_tokens: int
+    """Tokens of the suite's longest instruction: the policy pads to no more."""
+
+
+QUICKSTART_SUITES: dict[str, QuickstartSuite] = {
+    "libero_goal": QuickstartSuite((1, 8), 136, 10),
+    "libero_object": QuickstartSuite((0, 8), 184, 12),
+    "libero_spatial": QuickstartSuite((0,), 160, 20),
 }
-"""Suite -> tasks that the quickstart takes of it: those with an expert. The first suite is the default."""
-TRAINING_LIMITS: dict[str, int] = {"libero_object": 184, "libero_goal": 136, "libero_spatial": 160}
-"""Suite -> episode limit in training, env steps: what an expert needs with one mistake, and some."""
+"""The first is the default."""
+OTHER_SUITE = QuickstartSuite(task_ids=(), max_episode_steps=None, max_instruction_tokens=24)
+"""Any other, with tasks named by the user and the protocol's step limit."""
 
 
 def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[int, ...] | None = None) -> TrainConfig:
@@ -32,22 +45,30 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
     Raises:
         UserError: a suite without quickstart tasks, and no task_ids.
     """
-    suite = task_suite or next(iter(QUICKSTART_TASKS))
-    if task_ids is None:
-        if suite not in QUICKSTART_TASKS:
-            raise unknown_name("quickstart suite", suite, QUICKSTART_TASKS)
-        task_ids = QUICKSTART_TASKS[suite]
+    name = task_suite or next(iter(QUICKSTART_SUITES))
+    if task_ids is None and name not in QUICKSTART_SUITES:
+        raise unknown_name("quickstart suite", name, QUICKSTART_SUITES)
+    suite = QUICKSTART_SUITES.get(name, OTHER_SUITE)
     return TrainConfig(
         recipe="quickstart",
         seed=seed,
-        env=EnvConfig(name="libero", task_suite=suite, task_ids=task_ids, max_episode_steps=TRAINING_LIMITS.get(suite)),
+        env=EnvConfig(
+            name="libero",
+            task_suite=name,
+            task_ids=suite.task_ids if task_ids is None else task_ids,
+            max_episode_steps=suite.max_episode_steps,
+        ),
         # Height of the hand, fingers and gripper command. Where the hand is above the table has to be seen, or the
         # policy could do without the image.
-        policy=PolicyConfig(proprio_entries=(2, 9, 10, 11)),
-        # Of two per task, one is held out for the validation loss.
-        demonstrations=DemonstrationConfig(episodes_per_task=2),
-        sft=SFTConfig(num_steps=1400),
-        ppo=PPOConfig(num_iterations=22, learning_rate=5e-4, temperature=0.8, bootstrap_truncated=False),
+        policy=PolicyConfig(
+            proprio_entries=(2, 9, 10, 11),
+            vision_channels=(16, 32, 64, 128),
+            max_instruction_tokens=suite.max_instruction_tokens,
+        ),
+        # Of two per task, one is held out for the validation loss. With a recovery in each, seeds start more alike.
+        demonstrations=DemonstrationConfig(episodes_per_task=2, recovery_probability=1.0),
+        sft=SFTConfig(num_steps=700),
+        ppo=PPOConfig(num_iterations=24, learning_rate=5e-4, temperature=0.8, bootstrap_truncated=False),
         curriculum=CurriculumConfig(),
         evaluation=EvaluationConfig(validation_interval=6),
     )
