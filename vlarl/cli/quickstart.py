@@ -56,10 +56,12 @@ def run_quickstart(
     folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None
 ) -> tuple[dict[str, Any], Path]:
     """Doctor, demonstrations, SFT, evaluation, PPO, evaluation, report; returns the summary and the report's path."""
+    # Bad input ends here, before the doctor's seconds.
+    prepared = Run(folder, config, console, minutes)
     for check in run_checks():
         if not check.ok:
             console.line(f"doctor: {check.name}: {check.detail}. {check.fix}")
-    with Run(folder, config, console, minutes) as run:
+    with prepared as run:
         run.collect_demonstrations()
         run.train_sft()
         run.evaluate("sft")

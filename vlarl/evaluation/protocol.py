@@ -63,18 +63,28 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Inverse of save."""
-        raw = json.loads(path.read_text())
-        episodes = tuple(
-            EpisodeResult(start=Start(task_id=t, split=split, index=i), success=success, steps=steps)
-            for t, split, i, success, steps in raw["episodes"]
-        )
-        return cls(
-            temperature=raw["temperature"],
-            episodes=episodes,
-            env_steps=raw["env_steps"],
-            simulator=raw.get("simulator", {}),
-        )
+        """Inverse of save.
+
+        Raises:
+            UserError: the file is missing, or is no evaluation.
+        """
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: `vlarl evaluate --output {path}` writes one")
+        try:
+            raw = json.loads(path.read_text())
+            return cls(
+                temperature=raw["temperature"],
+                episodes=tuple(
+                    EpisodeResult(start=Start(task_id=t, split=split, index=i), success=success, steps=steps)
+                    for t, split, i, success, steps in raw["episodes"]
+                ),
+                env_steps=raw["env_steps"],
+                simulator=raw["simulator"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged or no evaluation ({error}): delete it, the same command writes it again"
+            ) from error
 
 
 def rate(successes: Sequence[bool] | np.ndarray) -> dict[str, Any]:
@@ -142,11 +152,7 @@ def evaluate(
     Raises:
         UserError: more episodes than the split has starts.
     """
-    if episodes_per_task > spec.num_starts[split]:
-        raise UserError(
-            f"{episodes_per_task} episodes per task were asked for, the {split} split has"
-            f" {spec.num_starts[split]} starts per task"
-        )
+    check_num_starts(spec, split, "episodes per task", episodes_per_task)
     items = evaluation_items(task_ids, split, episodes_per_task)
     rollout = collector.collect(generator, items, greedy=temperature == 0, transform=transform, progress=progress)
     steps = rollout.episode_steps
@@ -167,6 +173,18 @@ def evaluate(
         simulator={name: package_version(name) for name in SIMULATOR_PACKAGES},
     )
     return result, actions
+
+
+def check_num_starts(spec: EnvSpec, split: Split, name: str, episodes_per_task: int) -> None:
+    """Checks that a split has as many starts as the setting `name` asks for.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    if episodes_per_task > spec.num_starts[split]:
+        raise UserError(
+            f"{name} {episodes_per_task} is more than the {spec.num_starts[split]} {split} starts of a task"
+        )
 
 
 def swap_instructions(instructions: Mapping[int, str]) -> ObservationTransform:

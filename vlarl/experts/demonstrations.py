@@ -20,11 +20,11 @@ from vlarl.configs.training import DemonstrationConfig
 from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
 from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
-from vlarl.envs.libero.tasks import STANDARD_LIMITS, LiberoTask, load_task
+from vlarl.envs.libero.tasks import STANDARD_LIMITS, LiberoTask, load_task, num_tasks
 from vlarl.envs.vector import without_main
 from vlarl.errors import UserError
 from vlarl.experts.skills import PrivilegedState
-from vlarl.experts.tasks import ManipulationTask, make_expert, require_expert
+from vlarl.experts.tasks import EXPERTS, ManipulationTask, make_expert
 from vlarl.types import Start
 
 MAX_ATTEMPTS_PER_DEMONSTRATION = 4
@@ -101,26 +101,10 @@ def collect_demonstrations(
         task id as text -> `TaskSummary` as a dict, JSON-able.
 
     Raises:
-        UserError: a task without an expert, more demonstrations than starts, an expert that fails too often, or a
-            worker that was killed.
+        UserError: see `check_demonstrations`; or an expert that fails too often, or a worker that keeps dying.
     """
-    if config.name != "libero":
-        raise UserError(f"scripted experts exist for the environment 'libero' only, not for {config.name!r}")
-    if config.task_suite not in STANDARD_LIMITS:
-        raise UserError(
-            f"scripted experts exist for LIBERO's own suites ({', '.join(STANDARD_LIMITS)}), not for"
-            f" {config.task_suite!r}: its tasks have other goals or places under the same names"
-        )
-    for task_id in config.task_ids:
-        require_expert(load_task(config.task_suite, task_id))
+    check_demonstrations(config, demonstrations)
     spec = make_spec(config)
-    num_starts = spec.num_starts["train"]
-    wanted = demonstrations.episodes_per_task
-    if wanted > num_starts:
-        raise UserError(
-            f"demonstrations.episodes_per_task {wanted} is more than the {num_starts} training starts of a task:"
-            " each start serves one demonstration"
-        )
     environment_module(config.name).prepare(config, progress)
     job = CollectionJob(
         config=config,
@@ -128,12 +112,45 @@ def collect_demonstrations(
         seed=seed,
         folder=folder,
         max_steps={task_id: config.max_episode_steps or spec.max_episode_steps[task_id] for task_id in config.task_ids},
-        num_starts=num_starts,
+        num_starts=spec.num_starts["train"],
     )
     count = min(config.num_workers, len(config.task_ids))
     jobs = [replace(job, config=replace(config, task_ids=config.task_ids[rank::count])) for rank in range(count)]
     summaries = _run(jobs, progress)
     return {str(task_id): asdict(summaries[task_id]) for task_id in config.task_ids}
+
+
+def check_demonstrations(config: EnvConfig, demonstrations: DemonstrationConfig) -> None:
+    """Checks what can be known before anything is built.
+
+    Raises:
+        UserError: an environment, suite or task without experts, or more demonstrations than training starts.
+    """
+    if config.name != "libero":
+        raise UserError(
+            f"scripted experts exist for the environment 'libero' only, not for {config.name!r}: set"
+            " demonstrations.episodes_per_task to 0"
+        )
+    if config.task_suite not in STANDARD_LIMITS:
+        raise UserError(
+            f"scripted experts exist for LIBERO's own suites ({', '.join(STANDARD_LIMITS)}), not for"
+            f" {config.task_suite!r}: its tasks have other goals or places under the same names"
+        )
+    names = [load_task(config.task_suite, task_id).name for task_id in range(num_tasks(config.task_suite))]
+    for task_id in config.task_ids:
+        if names[task_id] not in EXPERTS:
+            known = ", ".join(str(index) for index, name in enumerate(names) if name in EXPERTS)
+            advice = f"choose among {known}" if known else "choose another suite"
+            raise UserError(
+                f"task {task_id} of {config.task_suite} ({names[task_id]}) has no scripted expert, so there are no"
+                f" demonstrations of it: {advice}"
+            )
+    num_starts, wanted = make_spec(config).num_starts["train"], demonstrations.episodes_per_task
+    if wanted > num_starts:
+        raise UserError(
+            f"demonstrations.episodes_per_task {wanted} is more than the {num_starts} training starts of a task:"
+            " each start serves one demonstration"
+        )
 
 
 def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary]:

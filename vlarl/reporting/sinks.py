@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from vlarl.errors import UserError, unknown_name
+from vlarl.errors import UserError, check_names
 
 MetricRow = Mapping[str, float | int | str]
 
@@ -156,18 +156,30 @@ class TrackioSink:
 
 
 SINKS = ("jsonl", "tensorboard", "wandb", "trackio")
+EXTRAS = ("wandb", "trackio")
+"""Sinks that need a package of their own name."""
 
 
 def make_sinks(names: Sequence[str], run_dir: Path) -> tuple[MetricsSink, ...]:
     """Builds the named sinks of a run: run_dir/metrics.jsonl, run_dir/tensorboard, or a remote run.
 
     Raises:
+        UserError: see `check_sinks`.
+    """
+    check_sinks(names)
+    return tuple(_make_sink(name, run_dir) for name in names)
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """Checks the names of sinks, without connecting to anything.
+
+    Raises:
         UserError: unknown name (the nearest known one is suggested), or its package is not installed.
     """
+    check_names("metrics sink", names, SINKS)
     for name in names:
-        if name not in SINKS:
-            raise unknown_name("metrics sink", name, SINKS)
-    return tuple(_make_sink(name, run_dir) for name in names)
+        if name in EXTRAS:
+            _import_extra(name)
 
 
 def _make_sink(name: str, run_dir: Path) -> MetricsSink:
@@ -185,7 +197,8 @@ def _import_extra(package: str) -> ModuleType:
         if error.name != package:
             raise
         raise UserError(
-            f"metrics sink {package!r} needs the package {package}: pip install 'vlarl[{package}]', or leave it out"
+            f"metrics sink {package!r} needs the package {package}: pip install 'vlarl[{package}]', or leave it out of"
+            " --sinks"
         ) from None
 
 
