@@ -32,7 +32,8 @@ class QuickstartOptions:
     task_ids: tuple[int, ...] | None = None
     """Tasks of the suite, for example 0 8; default: the suite's quickstart tasks."""
     minutes: float | None = None
-    """Cap on the run's wall time, minutes; PPO ends early so that evaluation and report fit."""
+    """Cap on the run's wall time, minutes: PPO ends early, or does not begin, so that evaluation and report fit;
+    demonstrations and SFT are not cut short."""
     json: bool = False
     """Print summary.json on standard output."""
 

@@ -1,7 +1,6 @@
 """Evaluation on fixed starts under the suite's protocol limit, greedy or sampled."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from vlarl.envs.base import EnvSpec
 from vlarl.errors import UserError
 from vlarl.evaluation.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
+from vlarl.files import write_text
 from vlarl.inference.base import ActionGenerator
 from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
 from vlarl.system import package_version
@@ -55,11 +55,7 @@ class Evaluation:
         """Writes every episode's outcome as JSON, atomically."""
         rows = [[e.start.task_id, e.start.split, e.start.index, bool(e.success), int(e.steps)] for e in self.episodes]
         fields = {"temperature": self.temperature, "env_steps": self.env_steps, "simulator": dict(self.simulator)}
-        text = json.dumps(fields | {"episodes": rows})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(text)
-        os.replace(scratch, path)
+        write_text(path, json.dumps(fields | {"episodes": rows}))
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
@@ -97,6 +93,7 @@ def rate(successes: Sequence[bool] | np.ndarray) -> dict[str, Any]:
 def compare(before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """Paired comparison on the same starts: lift in points with a 95 % interval, and McNemar's p.
 
+    `differing_episodes` counts the starts whose outcome is not the same: 0 for one policy on other slots and workers.
     `same_simulator` is False where packages of other versions simulated the two, and figures may differ for that alone.
 
     Raises:
@@ -109,6 +106,7 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Any]:
         "points": 100 * float(after.successes.mean() - before.successes.mean()),
         "ci95": [100 * low, 100 * high],
         "p_value": mcnemar_p_value(before.successes, after.successes),
+        "differing_episodes": int(np.sum(before.successes != after.successes)),
         "same_simulator": dict(before.simulator) == dict(after.simulator),
     }
 

@@ -21,7 +21,7 @@ from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
 from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
 from vlarl.envs.libero.tasks import STANDARD_LIMITS, LiberoTask, load_task, num_tasks
-from vlarl.envs.vector import without_main
+from vlarl.envs.vector import MAX_FAILURES, without_main
 from vlarl.errors import UserError
 from vlarl.experts.skills import PrivilegedState
 from vlarl.experts.tasks import EXPERTS, ManipulationTask, make_expert
@@ -154,30 +154,31 @@ def check_demonstrations(config: EnvConfig, demonstrations: DemonstrationConfig)
 
 
 def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary]:
-    """Runs one process per job; all are ended when one fails or on Ctrl-C."""
-    context = get_context("forkserver")
+    """Runs one process per job; one that is killed starts again. All are ended when one fails or on Ctrl-C."""
     summaries: dict[int, TaskSummary] = {}
+    deaths = 0
     with ExitStack() as stack:
-        running: dict[Connection, BaseProcess] = {}
-        for job in jobs:
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
-            with without_main():
-                process.start()
-            theirs.close()
-            stack.callback(process.join)
-            stack.callback(process.terminate)
-            running[ours] = process
+        running = dict(_start(job, stack) for job in jobs)
         while running:
             for connection in wait(list(running)):
                 try:
                     message = connection.recv()
                 except EOFError as error:
-                    running[connection].join()
-                    raise UserError(
-                        f"a process that collects demonstrations ended with code {running[connection].exitcode}"
-                        " (killed, or out of memory): run the same command again"
-                    ) from error
+                    job, process = running.pop(connection)
+                    process.join()
+                    deaths += 1
+                    reason = f"a process that collects demonstrations ended with code {process.exitcode}"
+                    if deaths == MAX_FAILURES:
+                        raise UserError(
+                            f"{reason} (killed, or out of memory), {deaths} times in all: free memory or lower"
+                            " env.num_workers"
+                        ) from error
+                    # What a task's demonstrations are follows from the job alone: only time is lost.
+                    progress(f"{reason}: its unfinished tasks are collected again")
+                    left = tuple(task_id for task_id in job.config.task_ids if task_id not in summaries)
+                    if left:
+                        running |= [_start(replace(job, config=replace(job.config, task_ids=left)), stack)]
+                    continue
                 if isinstance(message, str):
                     progress(message)
                 elif isinstance(message, Exception):
@@ -187,6 +188,19 @@ def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary
                 else:
                     summaries.update(message)
     return summaries
+
+
+def _start(job: CollectionJob, stack: ExitStack) -> tuple[Connection, tuple[CollectionJob, BaseProcess]]:
+    """Starts the job's process, which `stack` ends."""
+    context = get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
+    with without_main():
+        process.start()
+    theirs.close()
+    stack.callback(process.join)
+    stack.callback(process.terminate)
+    return ours, (job, process)
 
 
 def _work(connection: Connection, job: CollectionJob, environment: Mapping[str, str]) -> None:

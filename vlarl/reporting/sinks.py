@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from vlarl.errors import UserError, check_names
+from vlarl.files import write_text
 
 MetricRow = Mapping[str, float | int | str]
 
@@ -55,9 +56,7 @@ class JsonlSink:
         if not self.path.exists():
             return
         kept = [row for row in read_jsonl(self.path) if row[self.step_key] <= step]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Nothing is buffered."""

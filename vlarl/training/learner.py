@@ -245,7 +245,7 @@ class Learner:
         if bad:
             raise NonFiniteError(
                 f"training became non-finite ({', '.join(f'{k} = {v}' for k, v in bad.items())}): the last checkpoint"
-                " is kept. Train again with a lower ppo.learning_rate or a higher ppo.temperature into another --output"
+                " is kept. Lower ppo.learning_rate or raise ppo.temperature, then run the same command"
             )
         if not critic_only:
             self.policy_updates += 1

@@ -1,22 +1,19 @@
 """The output folder of a run: where everything lies, and whose it is."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
+from vlarl.files import write_text
 from vlarl.reporting.sinks import read_jsonl
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON-able value
     """Writes JSON, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(path.suffix + ".tmp")
-    scratch.write_text(json.dumps(value, indent=2))
-    os.replace(scratch, path)
+    write_text(path, json.dumps(value, indent=2))
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON-able value
