@@ -27,7 +27,7 @@ LAYERS = (
     ("vlarl.algorithms", "vlarl.actions"),
     ("vlarl.types",),
     ("vlarl.configs",),
-    ("vlarl.errors",),
+    ("vlarl.errors", "vlarl.files"),
     ("vlarl",),
 )
 RANKS = {prefix: rank for rank, layer in enumerate(LAYERS) for prefix in layer}

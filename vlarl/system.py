@@ -135,7 +135,7 @@ def check_disk(folder: Path, needed_bytes: int) -> int:
     if free < needed_bytes:
         raise UserError(
             f"{folder} is on a disk with {format_gib(free)} free, {format_gib(needed_bytes)} are needed:"
-            f" free some, or name another folder"
+            " free some, or choose another --output"
         )
     return free
 

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from tests.tiny import make_policy
 from vlarl.cli.main import main
+from vlarl.policies.checkpoint import save_policy
 from vlarl.training.run_folder import RunFolder
 
 
@@ -31,7 +33,28 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         (["train", "--recipe", "toy", "--policy.hidden-size", "30", "--policy.num-heads", "4"], "is not a multiple of"),
         (["train", "--recipe", "toy", "--sinks", "jsonl", "tensorbord"], "Did you mean 'tensorboard'"),
         (["train", "--recipe", "toy", "--reward", "sucess"], "Did you mean 'success'"),
-        (["train", "--recipe", "toy", "--minutes", "-1"], "minutes must be positive"),
+        (["train", "--recipe", "toy", "--minutes", "-1"], "--minutes must be positive"),
+        (["quickstart", "--seed", "-1"], "seed must be from 0 to 4294967295, got -1"),
+        (["quickstart", "--task-suite", "libero_spatial", "--task-ids", "9"], "has no scripted expert"),
+        (["train", "--recipe", "toy", "--env.seed", "-1"], "env.seed must be from 0"),
+        (
+            ["train", "--recipe", "toy", "--ppo.entropy-coef", "nan"],
+            "ppo.entropy_coef must be a finite number",
+        ),
+        (["train", "--recipe", "toy", "--ppo.learning-rate", "inf"], "ppo.learning_rate must be a finite number"),
+        (["train", "--recipe", "toy", "--ppo.adam-betas", "2", "0.9"], "ppo.adam_betas must be in [0, 1)"),
+        (["train", "--recipe", "toy", "--ppo.clip-ratio-high", "0"], "ppo.clip_ratio_high must be positive"),
+        (["train", "--recipe", "toy", "--ppo.target-kl", "-1"], "ppo.target_kl must be positive, got -1.0"),
+        (["train", "--recipe", "toy", "--sft.crop-pixels", "-1"], "sft.crop_pixels must be 0 or more, got -1"),
+        (["train", "--recipe", "toy", "--policy.vision-channels"], "policy.vision_channels must be sizes"),
+        (["train", "--recipe", "toy", "--policy.num-bins", "1"], "policy.num_bins must be at least 2"),
+        (["train", "--recipe", "toy", "--keep-last", "0"], "keep_last must be at least 1, got 0"),
+        (["train", "--recipe", "toy", "--sinks"], "lacks jsonl"),
+        (["train", "--recipe", "toy", "--evaluation.validation-episodes-per-task", "101"], "than the 100 validation"),
+        (["train", "--recipe", "quickstart", "--evaluation.episodes-per-task", "51"], "than the 50 evaluation starts"),
+        (["train", "--recipe", "quickstart", "--demonstrations.episodes-per-task", "201"], "than the 200 training"),
+        (["train", "--recipe", "toy", "--demonstrations.episodes-per-task", "1"], "'libero' only, not for 'toy'"),
+        (["demos", "--recipe", "toy"], "there is nothing to collect"),
         (["evaluate", "--policy", "nowhere"], "no policy at nowhere"),
         (["evaluate", "--policy", "nowhere", "--episodes", "0"], "must be at least 1"),
         (["report", "nowhere"], "nowhere"),
@@ -87,3 +110,36 @@ def test_damaged_files_are_named(capsys, tmp_path):
     code, _, errors = run(capsys, "train", "--recipe", "toy", "--output", str(tmp_path))
     assert code == 2
     assert "config.json is damaged" in errors
+    # Without it the folder is nobody's: deleting it would not help.
+    assert "choose another --output" in errors
+
+
+def test_an_output_that_cannot_be_a_folder(capsys, tmp_path, monkeypatch):
+    occupied = tmp_path / "notes.txt"
+    occupied.write_text("mine")
+    code, _, errors = run(capsys, "train", "--recipe", "toy", "--output", str(occupied))
+    assert (code, "is a file, not a folder" in errors) == (2, True)
+
+    def refuse(path, value):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("vlarl.training.run_folder.write_json", refuse)
+    code, _, errors = run(capsys, "train", "--recipe", "toy", "--output", str(tmp_path / "run"))
+    assert (code, "run (Permission denied): choose another --output" in errors) == (2, True)
+
+
+def test_bad_input_is_found_before_the_doctor_looks(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlarl.cli.quickstart.run_checks", lambda: pytest.fail("the doctor was called first"))
+    code, _, errors = run(capsys, "quickstart", "--minutes", "0", "--output", str(tmp_path / "run"))
+    assert (code, "--minutes must be positive" in errors) == (2, True)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"episodes": [[1, 2]], "temperature": 0, "env_steps": 1}'])
+def test_comparison_with_a_file_that_is_no_evaluation(capsys, tmp_path, content):
+    save_policy(make_policy(), tmp_path / "policy")
+    path = tmp_path / "other.json"
+    if content is not None:
+        path.write_text(content)
+    code, _, errors = run(capsys, "evaluate", "--policy", str(tmp_path / "policy"), "--compare", str(path))
+    assert code == 2
+    assert "other.json" in errors and "Traceback" not in errors

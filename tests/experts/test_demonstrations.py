@@ -8,7 +8,7 @@ from vlarl.configs.training import DemonstrationConfig
 from vlarl.data.libero_hdf5 import read_demonstrations
 from vlarl.data.sft import SFTDataset
 from vlarl.errors import UserError
-from vlarl.experts.demonstrations import CollectionJob, collect_demonstrations, collect_task, record
+from vlarl.experts.demonstrations import CollectionJob, check_demonstrations, collect_task, record
 from vlarl.types import Start
 
 
@@ -86,20 +86,21 @@ def test_repeats_for_a_seed_and_differs_between_seeds(point_slot, tmp_path):
     assert [e.start for e in files[0]] != [e.start for e in files[2]]
 
 
-def test_other_environments_have_no_expert(tmp_path):
+def test_other_environments_have_no_expert():
     with pytest.raises(UserError, match="'libero' only, not for 'toy'"):
-        collect_demonstrations(
-            EnvConfig(name="toy", task_suite="toy"), DemonstrationConfig(), 0, tmp_path, lambda line: None
-        )
+        check_demonstrations(EnvConfig(name="toy", task_suite="toy"), DemonstrationConfig())
 
 
-def test_task_without_expert_is_refused_before_anything_is_built(tmp_path):
-    config = EnvConfig(task_suite="libero_90", task_ids=(0,))
-    with pytest.raises(UserError, match=r"scripted expert 'KITCHEN_SCENE10_close.* Known: .*put_the_bowl_on_the_plate"):
-        collect_demonstrations(config, DemonstrationConfig(), 0, tmp_path, lambda line: None)
+def test_task_without_expert_is_refused_before_anything_is_built():
+    for suite, task_id, message in (
+        ("libero_90", 0, "task 0 of libero_90 .KITCHEN_SCENE10_close.* no scripted expert.* choose another suite"),
+        ("libero_spatial", 9, "task 9 of libero_spatial .* choose among 0, 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_demonstrations(EnvConfig(task_suite=suite, task_ids=(task_id,)), DemonstrationConfig())
 
 
-def test_more_demonstrations_than_starts_are_refused_before_anything_is_built(tmp_path):
+def test_more_demonstrations_than_starts_are_refused_before_anything_is_built():
     config = EnvConfig(task_suite="libero_goal", task_ids=(8,))
     with pytest.raises(UserError, match="episodes_per_task 201 is more than the 200 training starts"):
-        collect_demonstrations(config, DemonstrationConfig(episodes_per_task=201), 0, tmp_path, lambda line: None)
+        check_demonstrations(config, DemonstrationConfig(episodes_per_task=201))

@@ -67,12 +67,29 @@ def test_result_does_not_depend_on_the_number_of_processes(collected, tmp_path):
             np.testing.assert_array_equal(left.states, right.states)
 
 
-def test_killed_process_is_one_clear_error(tmp_path):
+def test_a_killed_process_starts_again_and_changes_nothing(collected, tmp_path):
+    lines = []
+
+    def kill_once(line):
+        if not lines:
+            multiprocessing.active_children()[0].kill()
+        lines.append(line)
+
+    summary, episodes = collected
+    other_summary, other_episodes = collect(tmp_path, num_workers=2, progress=kill_once)
+    assert sum("ended with code -9: its unfinished tasks are collected again" in line for line in lines) == 1
+    assert other_summary == summary
+    for task, group in episodes.items():
+        for left, right in zip(group, other_episodes[task], strict=True):
+            np.testing.assert_array_equal(left.states, right.states)
+
+
+def test_a_process_that_is_killed_again_and_again_is_one_clear_error(tmp_path):
     def kill(line):
         for process in multiprocessing.active_children():
             process.kill()
 
-    with pytest.raises(UserError, match=r"ended with code -9 .*run the same command again"):
+    with pytest.raises(UserError, match=r"ended with code -9 .*times in all: free memory"):
         collect(tmp_path, num_workers=2, progress=kill)
     assert not multiprocessing.active_children()
     assert not list(tmp_path.glob("*.tmp"))

@@ -151,6 +151,7 @@ def _table(summary: dict[str, Any], instructions: dict[int, str]) -> list[str]:
             f"paired difference {difference['points']:+.1f} points"
             f" (95 % interval {low:+.1f} to {high:+.1f}), McNemar p = {difference['p_value']:.2g}"
         )
+        lines.append(f"{difference['differing_episodes']} of {summary['episodes']} episodes end differently")
         if not difference["same_simulator"]:
             lines.append("warning: the two were simulated by other versions (see `simulator` in the files)")
     return lines

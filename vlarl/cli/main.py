@@ -1,6 +1,7 @@
 """`vlarl COMMAND`: finds the command, and turns errors into messages and exit codes."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache": ("vlarl.cli.cache", "show or clear the built simulator models"),
     "doctor": ("vlarl.cli.doctor", "check this machine: versions, rendering, memory, disk"),
 }
+RESUMABLE = ("quickstart", "demos", "sft", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,8 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("\ninterrupted: finished work is saved; the same command goes on where it stopped", file=sys.stderr)
+        print(f"\ninterrupted{_how_to_go_on(arguments)}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    if arguments[0] not in RESUMABLE:
+        return ""
+    return f": finished work is saved; the same command goes on where it stopped:\n  vlarl {shlex.join(arguments)}"
 
 
 def _dispatch(arguments: list[str]) -> int | None:

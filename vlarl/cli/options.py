@@ -24,7 +24,8 @@ class RunOptions:
     output: Path
     """Run folder. A folder that holds the same run is continued."""
     minutes: float | None = None
-    """Cap on the run's wall time, minutes; PPO ends early so that evaluation and report fit."""
+    """Cap on the run's wall time, minutes: PPO ends early, or does not begin, so that evaluation and report fit;
+    demonstrations and SFT are not cut short."""
     json: bool = False
     """Print the result as JSON on standard output."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]

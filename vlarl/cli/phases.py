@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from vlarl.cli.options import parse_run_options, print_json
+from vlarl.errors import UserError
 from vlarl.reporting.progress import Console
 from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder, read_json
@@ -18,6 +19,10 @@ def main(command: str, argv: list[str]) -> int:
     """Runs the phase."""
     phase, description = PHASES[command]
     options = parse_run_options(argv, command, description)
+    if command == "demos" and not options.config.demonstrations.episodes_per_task:
+        raise UserError(
+            f"demonstrations.episodes_per_task is 0 (recipe {options.config.recipe}): there is nothing to collect"
+        )
     console = Console()
     folder = RunFolder(options.output)
     with Run(folder, options.config, console, options.minutes) as run:

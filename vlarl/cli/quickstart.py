@@ -32,7 +32,8 @@ class QuickstartOptions:
     task_ids: tuple[int, ...] | None = None
     """Tasks of the suite, for example 0 8; default: the suite's quickstart tasks."""
     minutes: float | None = None
-    """Cap on the run's wall time, minutes; PPO ends early so that evaluation and report fit."""
+    """Cap on the run's wall time, minutes: PPO ends early, or does not begin, so that evaluation and report fit;
+    demonstrations and SFT are not cut short."""
     json: bool = False
     """Print summary.json on standard output."""
 
@@ -56,10 +57,12 @@ def run_quickstart(
     folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None
 ) -> tuple[dict[str, Any], Path]:
     """Doctor, demonstrations, SFT, evaluation, PPO, evaluation, report; returns the summary and the report's path."""
+    # Bad input ends here, before the doctor's seconds.
+    prepared = Run(folder, config, console, minutes)
     for check in run_checks():
         if not check.ok:
             console.line(f"doctor: {check.name}: {check.detail}. {check.fix}")
-    with Run(folder, config, console, minutes) as run:
+    with prepared as run:
         run.collect_demonstrations()
         run.train_sft()
         run.evaluate("sft")

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from vlarl.errors import UserError, unknown_name
+from vlarl.configs.checks import require_finite, require_positive, require_share
+from vlarl.errors import check_names
 
 Strategy = Literal["frontier", "uniform", "failure", "paper"]
 
@@ -30,11 +31,7 @@ class CurriculumConfig:
     """`frontier` gives every task at least this share of its uniform probability."""
 
     def __post_init__(self) -> None:
-        if self.strategy not in get_args(Strategy):
-            raise unknown_name("curriculum.strategy", self.strategy, get_args(Strategy))
-        for name in ("temperature", "prior_successes", "prior_failures"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"curriculum.{name} must be positive, got {getattr(self, name)}")
-        for name in ("memory", "min_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"curriculum.{name} must be in [0, 1], got {getattr(self, name)}")
+        check_names("curriculum.strategy", [self.strategy], get_args(Strategy))
+        require_finite(self, "curriculum")
+        require_positive(self, "curriculum", "temperature", "prior_successes", "prior_failures")
+        require_share(self, "curriculum", "memory", "min_share")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from vlarl.configs.checks import require_at_least, require_seed
 from vlarl.errors import UserError, check_names
 
 Stepping = Literal["fast", "exact"]
@@ -41,9 +42,8 @@ class EnvConfig:
     """Seed of the pools of training and validation starts."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "num_envs", "num_workers", "replan_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"env.{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(self, "env", 1, "image_size", "num_envs", "num_workers", "replan_steps")
+        require_seed(self, "env")
         check_names("env.stepping", [self.stepping], get_args(Stepping))
         check_names("env.render_profile", [self.render_profile], get_args(RenderProfile))
         if not self.task_ids:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from vlarl.configs.checks import require_at_least, require_positive, require_share
 from vlarl.errors import UserError
 
 
@@ -29,11 +30,12 @@ class MonitorConfig:
     """Sampling is concentrated when the more sampled half of the tasks gets at least this share (of two, one task)."""
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.flat_iterations < 2 * self.window:
+        require_at_least(self, "monitor", 1, "window")
+        if self.flat_iterations < 2 * self.window:
             raise UserError(
-                f"monitor.window must be at least 1 and monitor.flat_iterations at least twice that, got {self.window}"
-                f" and {self.flat_iterations}"
+                f"monitor.flat_iterations must be at least twice monitor.window, got {self.flat_iterations} and"
+                f" {self.window}"
             )
-        for name in ("episode_length_rise", "entropy_fraction", "flat_change", "solved_success", "concentrated_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"monitor.{name} must be in (0, 1], got {getattr(self, name)}")
+        thresholds = ("episode_length_rise", "entropy_fraction", "flat_change", "solved_success", "concentrated_share")
+        require_positive(self, "monitor", *thresholds)
+        require_share(self, "monitor", *thresholds)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vlarl.configs.checks import require_at_least
 from vlarl.errors import UserError
 
 
@@ -127,9 +128,7 @@ class OpenVLAPolicyConfig:
     """Where the policy runs; auto takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "action_dim", "action_horizon"):
-            if getattr(self, name) < 1:
-                raise UserError(f"policy.{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(self, "policy", 1, "image_size", "action_dim", "action_horizon")
 
     @property
     def num_action_tokens(self) -> int:

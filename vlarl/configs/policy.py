@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vlarl.configs.checks import require_at_least
 from vlarl.errors import UserError
 
 
@@ -45,9 +46,12 @@ class PolicyConfig:
     """Bins per action dimension (OpenVLA: 256)."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, int) and value < 1:
-                raise UserError(f"policy.{name} must be at least 1, got {value}")
+        require_at_least(self, "policy", 1, *(name for name, value in vars(self).items() if isinstance(value, int)))
+        require_at_least(self, "policy", 2, "num_bins")
+        if not self.vision_channels or min(self.vision_channels) < 1:
+            raise UserError(
+                f"policy.vision_channels must be one or more sizes from 1, got {list(self.vision_channels)}"
+            )
         stride = 2 ** len(self.vision_channels)
         if self.image_size % stride:
             raise UserError(

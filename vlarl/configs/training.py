@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from vlarl.configs.checks import require_at_least, require_finite, require_positive, require_seed, require_share
 from vlarl.configs.curriculum import CurriculumConfig
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.monitor import MonitorConfig
@@ -11,12 +12,6 @@ from vlarl.configs.policy import PolicyConfig
 from vlarl.errors import UserError
 
 ValueKind = Literal["homogeneous", "frozen", "small"]
-
-
-def _require_positive(config: object, section: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise UserError(f"{section}.{name} must be positive, got {getattr(config, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +24,8 @@ class DemonstrationConfig:
     """Share of demonstrations with one forced early close of the gripper and the expert's correction."""
 
     def __post_init__(self) -> None:
-        if self.episodes_per_task < 0:
-            raise UserError(f"demonstrations.episodes_per_task cannot be negative, got {self.episodes_per_task}")
-        if not 0 <= self.recovery_probability <= 1:
-            raise UserError(f"demonstrations.recovery_probability must be in [0, 1], got {self.recovery_probability}")
+        require_at_least(self, "demonstrations", 0, "episodes_per_task")
+        require_share(self, "demonstrations", "recovery_probability")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +58,11 @@ class SFTConfig:
     """Gradient steps between log lines."""
 
     def __post_init__(self) -> None:
-        names = (
-            "num_steps",
-            "minibatch_size",
-            "microbatch_size",
-            "learning_rate",
-            "max_grad_norm",
-            "first_action_weight",
-            "log_interval",
-        )
-        _require_positive(self, "sft", names)
+        require_finite(self, "sft")
+        require_at_least(self, "sft", 1, "num_steps", "minibatch_size", "microbatch_size", "log_interval")
+        require_positive(self, "sft", "learning_rate", "max_grad_norm", "first_action_weight")
+        require_at_least(self, "sft", 0, "warmup_steps", "weight_decay", "crop_pixels")
+        require_share(self, "sft", "ema_decay")
         if self.warmup_steps >= self.num_steps:
             raise UserError(f"sft.warmup_steps {self.warmup_steps} leaves nothing of sft.num_steps {self.num_steps}")
         if not 0 <= self.validation_fraction < 1:
@@ -138,20 +126,21 @@ class PPOConfig:
     """An iteration's remaining minibatches are skipped once the KL per token exceeds this; None never."""
 
     def __post_init__(self) -> None:
-        names = ("rollout_batch_size", "minibatch_size", "microbatch_size", "update_epochs", "critic_warmup_epochs")
-        rates = ("temperature", "learning_rate", "value_learning_rate", "max_grad_norm", "adam_eps", "num_iterations")
-        _require_positive(self, "ppo", names + rates)
-        if self.critic_warmup_iterations < 0 or self.lr_warmup_updates < 0:
-            raise UserError("ppo.critic_warmup_iterations and ppo.lr_warmup_updates cannot be negative")
+        require_finite(self, "ppo")
+        sizes = ("rollout_batch_size", "minibatch_size", "microbatch_size", "update_epochs", "critic_warmup_epochs")
+        require_at_least(self, "ppo", 1, "num_iterations", *sizes)
+        rates = ("temperature", "learning_rate", "value_learning_rate", "max_grad_norm", "adam_eps")
+        require_positive(self, "ppo", *rates, "clip_ratio_high", "value_clip_range", "target_kl")
+        require_at_least(self, "ppo", 0, "critic_warmup_iterations", "lr_warmup_updates", "entropy_coef", "kl_coef")
+        require_share(self, "ppo", "gamma", "gae_lambda")
         if self.microbatch_size > self.minibatch_size:
             raise UserError(
                 f"ppo.microbatch_size {self.microbatch_size} is larger than ppo.minibatch_size {self.minibatch_size}"
             )
-        if not 0 < self.clip_ratio_low < 1 or not self.clip_ratio_high > 0:
-            raise UserError(f"ppo clip ratios must be in (0, 1), got {self.clip_ratio_low} and {self.clip_ratio_high}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"ppo.{name} must be in [0, 1], got {getattr(self, name)}")
+        if not 0 < self.clip_ratio_low < 1:
+            raise UserError(f"ppo.clip_ratio_low must be in (0, 1), got {self.clip_ratio_low}")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise UserError(f"ppo.adam_betas must be in [0, 1), got {list(self.adam_betas)}")
 
     @property
     def total_iterations(self) -> int:
@@ -175,7 +164,14 @@ class EvaluationConfig:
     """Starts per task of which a side-by-side video is made."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "evaluation", ("episodes_per_task", "validation_episodes_per_task"))
+        counts = ("episodes_per_task", "validation_episodes_per_task", "probe_episodes_per_task")
+        require_at_least(self, "evaluation", 1, *counts)
+        require_at_least(self, "evaluation", 0, "validation_interval", "video_starts_per_task")
+        if self.probe_episodes_per_task > self.episodes_per_task:
+            raise UserError(
+                f"evaluation.probe_episodes_per_task {self.probe_episodes_per_task} is larger than"
+                f" evaluation.episodes_per_task {self.episodes_per_task}: probes are compared on the same starts"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +211,13 @@ class TrainConfig:
     """Where metrics go: jsonl, tensorboard, wandb, trackio."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "train", ("learner_threads", "checkpoint_interval", "keep_last"))
+        require_seed(self, "")
+        require_at_least(self, "", 1, "learner_threads", "checkpoint_interval", "keep_last")
+        if "jsonl" not in self.sinks:
+            raise UserError(
+                f"sinks {list(self.sinks)} lacks jsonl, which the report and a resumed run read: add it, for example"
+                " --sinks jsonl tensorboard"
+            )
         if self.policy.image_size != self.env.image_size:
             raise UserError(
                 f"policy.image_size {self.policy.image_size} and env.image_size {self.env.image_size} differ"

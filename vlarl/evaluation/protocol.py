@@ -1,7 +1,6 @@
 """Evaluation on fixed starts under the suite's protocol limit, greedy or sampled."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from vlarl.envs.base import EnvSpec
 from vlarl.errors import UserError
 from vlarl.evaluation.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
+from vlarl.files import write_text
 from vlarl.inference.base import ActionGenerator
 from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
 from vlarl.system import package_version
@@ -55,26 +55,32 @@ class Evaluation:
         """Writes every episode's outcome as JSON, atomically."""
         rows = [[e.start.task_id, e.start.split, e.start.index, bool(e.success), int(e.steps)] for e in self.episodes]
         fields = {"temperature": self.temperature, "env_steps": self.env_steps, "simulator": dict(self.simulator)}
-        text = json.dumps(fields | {"episodes": rows})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(text)
-        os.replace(scratch, path)
+        write_text(path, json.dumps(fields | {"episodes": rows}))
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Inverse of save."""
-        raw = json.loads(path.read_text())
-        episodes = tuple(
-            EpisodeResult(start=Start(task_id=t, split=split, index=i), success=success, steps=steps)
-            for t, split, i, success, steps in raw["episodes"]
-        )
-        return cls(
-            temperature=raw["temperature"],
-            episodes=episodes,
-            env_steps=raw["env_steps"],
-            simulator=raw.get("simulator", {}),
-        )
+        """Inverse of save.
+
+        Raises:
+            UserError: the file is missing, or is no evaluation.
+        """
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: `vlarl evaluate --output {path}` writes one")
+        try:
+            raw = json.loads(path.read_text())
+            return cls(
+                temperature=raw["temperature"],
+                episodes=tuple(
+                    EpisodeResult(start=Start(task_id=t, split=split, index=i), success=success, steps=steps)
+                    for t, split, i, success, steps in raw["episodes"]
+                ),
+                env_steps=raw["env_steps"],
+                simulator=raw["simulator"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged or no evaluation ({error}): delete it, the same command writes it again"
+            ) from error
 
 
 def rate(successes: Sequence[bool] | np.ndarray) -> dict[str, Any]:
@@ -87,6 +93,7 @@ def rate(successes: Sequence[bool] | np.ndarray) -> dict[str, Any]:
 def compare(before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """Paired comparison on the same starts: lift in points with a 95 % interval, and McNemar's p.
 
+    `differing_episodes` counts the starts whose outcome is not the same: 0 for one policy on other slots and workers.
     `same_simulator` is False where packages of other versions simulated the two, and figures may differ for that alone.
 
     Raises:
@@ -99,6 +106,7 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Any]:
         "points": 100 * float(after.successes.mean() - before.successes.mean()),
         "ci95": [100 * low, 100 * high],
         "p_value": mcnemar_p_value(before.successes, after.successes),
+        "differing_episodes": int(np.sum(before.successes != after.successes)),
         "same_simulator": dict(before.simulator) == dict(after.simulator),
     }
 
@@ -142,11 +150,7 @@ def evaluate(
     Raises:
         UserError: more episodes than the split has starts.
     """
-    if episodes_per_task > spec.num_starts[split]:
-        raise UserError(
-            f"{episodes_per_task} episodes per task were asked for, the {split} split has"
-            f" {spec.num_starts[split]} starts per task"
-        )
+    check_num_starts(spec, split, "episodes per task", episodes_per_task)
     items = evaluation_items(task_ids, split, episodes_per_task)
     rollout = collector.collect(generator, items, greedy=temperature == 0, transform=transform, progress=progress)
     steps = rollout.episode_steps
@@ -167,6 +171,18 @@ def evaluate(
         simulator={name: package_version(name) for name in SIMULATOR_PACKAGES},
     )
     return result, actions
+
+
+def check_num_starts(spec: EnvSpec, split: Split, name: str, episodes_per_task: int) -> None:
+    """Checks that a split has as many starts as the setting `name` asks for.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    if episodes_per_task > spec.num_starts[split]:
+        raise UserError(
+            f"{name} {episodes_per_task} is more than the {spec.num_starts[split]} {split} starts of a task"
+        )
 
 
 def swap_instructions(instructions: Mapping[int, str]) -> ObservationTransform:

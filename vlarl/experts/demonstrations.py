@@ -20,11 +20,11 @@ from vlarl.configs.training import DemonstrationConfig
 from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
 from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
-from vlarl.envs.libero.tasks import STANDARD_LIMITS, LiberoTask, load_task
-from vlarl.envs.vector import without_main
+from vlarl.envs.libero.tasks import STANDARD_LIMITS, LiberoTask, load_task, num_tasks
+from vlarl.envs.vector import MAX_FAILURES, without_main
 from vlarl.errors import UserError
 from vlarl.experts.skills import PrivilegedState
-from vlarl.experts.tasks import ManipulationTask, make_expert, require_expert
+from vlarl.experts.tasks import EXPERTS, ManipulationTask, make_expert
 from vlarl.types import Start
 
 MAX_ATTEMPTS_PER_DEMONSTRATION = 4
@@ -101,26 +101,10 @@ def collect_demonstrations(
         task id as text -> `TaskSummary` as a dict, JSON-able.
 
     Raises:
-        UserError: a task without an expert, more demonstrations than starts, an expert that fails too often, or a
-            worker that was killed.
+        UserError: see `check_demonstrations`; or an expert that fails too often, or a worker that keeps dying.
     """
-    if config.name != "libero":
-        raise UserError(f"scripted experts exist for the environment 'libero' only, not for {config.name!r}")
-    if config.task_suite not in STANDARD_LIMITS:
-        raise UserError(
-            f"scripted experts exist for LIBERO's own suites ({', '.join(STANDARD_LIMITS)}), not for"
-            f" {config.task_suite!r}: its tasks have other goals or places under the same names"
-        )
-    for task_id in config.task_ids:
-        require_expert(load_task(config.task_suite, task_id))
+    check_demonstrations(config, demonstrations)
     spec = make_spec(config)
-    num_starts = spec.num_starts["train"]
-    wanted = demonstrations.episodes_per_task
-    if wanted > num_starts:
-        raise UserError(
-            f"demonstrations.episodes_per_task {wanted} is more than the {num_starts} training starts of a task:"
-            " each start serves one demonstration"
-        )
     environment_module(config.name).prepare(config, progress)
     job = CollectionJob(
         config=config,
@@ -128,7 +112,7 @@ def collect_demonstrations(
         seed=seed,
         folder=folder,
         max_steps={task_id: config.max_episode_steps or spec.max_episode_steps[task_id] for task_id in config.task_ids},
-        num_starts=num_starts,
+        num_starts=spec.num_starts["train"],
     )
     count = min(config.num_workers, len(config.task_ids))
     jobs = [replace(job, config=replace(config, task_ids=config.task_ids[rank::count])) for rank in range(count)]
@@ -136,31 +120,65 @@ def collect_demonstrations(
     return {str(task_id): asdict(summaries[task_id]) for task_id in config.task_ids}
 
 
+def check_demonstrations(config: EnvConfig, demonstrations: DemonstrationConfig) -> None:
+    """Checks what can be known before anything is built.
+
+    Raises:
+        UserError: an environment, suite or task without experts, or more demonstrations than training starts.
+    """
+    if config.name != "libero":
+        raise UserError(
+            f"scripted experts exist for the environment 'libero' only, not for {config.name!r}: set"
+            " demonstrations.episodes_per_task to 0"
+        )
+    if config.task_suite not in STANDARD_LIMITS:
+        raise UserError(
+            f"scripted experts exist for LIBERO's own suites ({', '.join(STANDARD_LIMITS)}), not for"
+            f" {config.task_suite!r}: its tasks have other goals or places under the same names"
+        )
+    names = [load_task(config.task_suite, task_id).name for task_id in range(num_tasks(config.task_suite))]
+    for task_id in config.task_ids:
+        if names[task_id] not in EXPERTS:
+            known = ", ".join(str(index) for index, name in enumerate(names) if name in EXPERTS)
+            advice = f"choose among {known}" if known else "choose another suite"
+            raise UserError(
+                f"task {task_id} of {config.task_suite} ({names[task_id]}) has no scripted expert, so there are no"
+                f" demonstrations of it: {advice}"
+            )
+    num_starts, wanted = make_spec(config).num_starts["train"], demonstrations.episodes_per_task
+    if wanted > num_starts:
+        raise UserError(
+            f"demonstrations.episodes_per_task {wanted} is more than the {num_starts} training starts of a task:"
+            " each start serves one demonstration"
+        )
+
+
 def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary]:
-    """Runs one process per job; all are ended when one fails or on Ctrl-C."""
-    context = get_context("forkserver")
+    """Runs one process per job; one that is killed starts again. All are ended when one fails or on Ctrl-C."""
     summaries: dict[int, TaskSummary] = {}
+    deaths = 0
     with ExitStack() as stack:
-        running: dict[Connection, BaseProcess] = {}
-        for job in jobs:
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
-            with without_main():
-                process.start()
-            theirs.close()
-            stack.callback(process.join)
-            stack.callback(process.terminate)
-            running[ours] = process
+        running = dict(_start(job, stack) for job in jobs)
         while running:
             for connection in wait(list(running)):
                 try:
                     message = connection.recv()
                 except EOFError as error:
-                    running[connection].join()
-                    raise UserError(
-                        f"a process that collects demonstrations ended with code {running[connection].exitcode}"
-                        " (killed, or out of memory): run the same command again"
-                    ) from error
+                    job, process = running.pop(connection)
+                    process.join()
+                    deaths += 1
+                    reason = f"a process that collects demonstrations ended with code {process.exitcode}"
+                    if deaths == MAX_FAILURES:
+                        raise UserError(
+                            f"{reason} (killed, or out of memory), {deaths} times in all: free memory or lower"
+                            " env.num_workers"
+                        ) from error
+                    # What a task's demonstrations are follows from the job alone: only time is lost.
+                    progress(f"{reason}: its unfinished tasks are collected again")
+                    left = tuple(task_id for task_id in job.config.task_ids if task_id not in summaries)
+                    if left:
+                        running |= [_start(replace(job, config=replace(job.config, task_ids=left)), stack)]
+                    continue
                 if isinstance(message, str):
                     progress(message)
                 elif isinstance(message, Exception):
@@ -170,6 +188,19 @@ def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary
                 else:
                     summaries.update(message)
     return summaries
+
+
+def _start(job: CollectionJob, stack: ExitStack) -> tuple[Connection, tuple[CollectionJob, BaseProcess]]:
+    """Starts the job's process, which `stack` ends."""
+    context = get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, job, dict(os.environ)), daemon=True)
+    with without_main():
+        process.start()
+    theirs.close()
+    stack.callback(process.join)
+    stack.callback(process.terminate)
+    return ours, (job, process)
 
 
 def _work(connection: Connection, job: CollectionJob, environment: Mapping[str, str]) -> None:

@@ -4,11 +4,6 @@ What is frozen is not written: config.json names the checkpoint that it comes fr
 """
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,25 +14,12 @@ from torch import Tensor, nn
 
 from vlarl.configs.openvla import LoRAConfig, OpenVLAPolicyConfig
 from vlarl.errors import UserError
+from vlarl.files import atomic_folder
 from vlarl.policies.registry import POLICIES, AnyPolicyConfig, policy_module
 from vlarl.policies.vla import VLAPolicy
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path` that replaces it at the end; after an error nothing is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield scratch
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(scratch, path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """report.html: a run folder's figures, charts and videos as one self-contained page."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlarl.evaluation.statistics import wilson_interval
+from vlarl.files import write_text
 from vlarl.reporting import plots
 from vlarl.reporting.plots import NBSP, Bar, percent
 from vlarl.reporting.run_card import run_card
@@ -45,11 +45,8 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: the folder holds no run, or a file in it is damaged.
     """
-    page = render(load_run_files(folder))
     path = folder / "report.html"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, render(load_run_files(folder)))
     return path
 
 

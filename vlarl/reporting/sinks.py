@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from vlarl.errors import UserError, unknown_name
+from vlarl.errors import UserError, check_names
+from vlarl.files import write_text
 
 MetricRow = Mapping[str, float | int | str]
 
@@ -55,9 +56,7 @@ class JsonlSink:
         if not self.path.exists():
             return
         kept = [row for row in read_jsonl(self.path) if row[self.step_key] <= step]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def close(self) -> None:
         """Nothing is buffered."""
@@ -156,18 +155,30 @@ class TrackioSink:
 
 
 SINKS = ("jsonl", "tensorboard", "wandb", "trackio")
+EXTRAS = ("wandb", "trackio")
+"""Sinks that need a package of their own name."""
 
 
 def make_sinks(names: Sequence[str], run_dir: Path) -> tuple[MetricsSink, ...]:
     """Builds the named sinks of a run: run_dir/metrics.jsonl, run_dir/tensorboard, or a remote run.
 
     Raises:
+        UserError: see `check_sinks`.
+    """
+    check_sinks(names)
+    return tuple(_make_sink(name, run_dir) for name in names)
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """Checks the names of sinks, without connecting to anything.
+
+    Raises:
         UserError: unknown name (the nearest known one is suggested), or its package is not installed.
     """
+    check_names("metrics sink", names, SINKS)
     for name in names:
-        if name not in SINKS:
-            raise unknown_name("metrics sink", name, SINKS)
-    return tuple(_make_sink(name, run_dir) for name in names)
+        if name in EXTRAS:
+            _import_extra(name)
 
 
 def _make_sink(name: str, run_dir: Path) -> MetricsSink:
@@ -185,7 +196,8 @@ def _import_extra(package: str) -> ModuleType:
         if error.name != package:
             raise
         raise UserError(
-            f"metrics sink {package!r} needs the package {package}: pip install 'vlarl[{package}]', or leave it out"
+            f"metrics sink {package!r} needs the package {package}: pip install 'vlarl[{package}]', or leave it out of"
+            " --sinks"
         ) from None
 
 

@@ -7,11 +7,12 @@ from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec, make_spec
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError, check_names
+from vlarl.evaluation.protocol import check_num_starts
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.registry import policy_module
 from vlarl.policies.value import make_value_network
 from vlarl.policies.vla import VLAPolicy, copy_trained
-from vlarl.reporting.sinks import SINKS, MetricsSink
+from vlarl.reporting.sinks import MetricsSink, check_sinks
 from vlarl.rewards.base import REWARDS, make_reward_fn
 from vlarl.rollout.collector import Collector
 from vlarl.rollout.task_sampler import TaskSampler
@@ -25,11 +26,12 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
     """Returns the environment's spec after checking that policy and environment fit.
 
     Raises:
-        UserError: an unknown suite, task, reward or sink, an instruction that is too long, or impossible sizes.
+        UserError: an unknown suite, task, reward or sink, a sink whose package is missing, an instruction that is too
+            long, a task without an expert, or impossible sizes.
     """
     spec = make_spec(config.env)
     check_names("reward", [config.reward], REWARDS)
-    check_names("metrics sink", config.sinks, SINKS)
+    check_sinks(config.sinks)
     instructions = {t: spec.instructions[t] for t in config.env.task_ids}
     policy_module(config.policy).check_policy(config.policy, instructions, spec.action_dim, spec.proprio_dim)
     limit = config.env.max_episode_steps or max(spec.max_episode_steps.values())
@@ -39,6 +41,16 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
             f"ppo.minibatch_size {config.ppo.minibatch_size} is larger than the rollout can be:"
             f" {config.ppo.rollout_batch_size} trajectories of at most {limit} steps are {turns} turns"
         )
+    evaluation = config.evaluation
+    check_num_starts(spec, "evaluation", "evaluation.episodes_per_task", evaluation.episodes_per_task)
+    if evaluation.validation_interval:
+        count = evaluation.validation_episodes_per_task
+        check_num_starts(spec, "validation", "evaluation.validation_episodes_per_task", count)
+    if config.demonstrations.episodes_per_task:
+        # Only here: a run without demonstrations needs no HDF5.
+        from vlarl.experts.demonstrations import check_demonstrations
+
+        check_demonstrations(config.env, config.demonstrations)
     return spec
 
 

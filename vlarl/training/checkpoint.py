@@ -5,12 +5,14 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from vlarl.errors import UserError
-from vlarl.policies.checkpoint import atomic_folder, load_weights, save_policy, save_weights
+from vlarl.files import atomic_folder
+from vlarl.policies.checkpoint import load_weights, save_policy, save_weights
 from vlarl.training.learner import Learner
 
 POLICY, VALUE, OPTIMIZERS, STATE = "policy", "value.safetensors", "optimizers.pt", "state.json"
@@ -63,7 +65,7 @@ class CheckpointStore:
         try:
             learner.load_state_dict(torch.load(path / OPTIMIZERS, weights_only=True))
             return json.loads((path / STATE).read_text())
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
             raise UserError(
                 f"checkpoint {path} is damaged ({error}): delete this folder to go on from the one before"
             ) from error

@@ -47,7 +47,7 @@ class Run:
     def __init__(self, folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None = None) -> None:
         self.folder, self.config, self.console = folder, config, console
         if minutes is not None and not minutes > 0:
-            raise UserError(f"minutes must be positive, got {minutes}")
+            raise UserError(f"--minutes must be positive, got {minutes}")
         self.spec = make_checked_spec(config)
         check_disk(folder.root, estimate_disk_bytes(config))
         folder.claim(config)

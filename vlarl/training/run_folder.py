@@ -1,22 +1,19 @@
 """The output folder of a run: where everything lies, and whose it is."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
+from vlarl.files import write_text
 from vlarl.reporting.sinks import read_jsonl
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON-able value
     """Writes JSON, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(path.suffix + ".tmp")
-    scratch.write_text(json.dumps(value, indent=2))
-    os.replace(scratch, path)
+    write_text(path, json.dumps(value, indent=2))
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON-able value
@@ -123,8 +120,16 @@ class RunFolder:
             UserError: the folder holds another run, the differing settings are named; or it holds something else.
         """
         mine = json.loads(json.dumps(config.as_dict()))
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"{self.root} is a file, not a folder: choose another --output")
         if self.config.is_file():
-            differing = differing_keys(read_json(self.config), mine)
+            try:
+                theirs = json.loads(self.config.read_text())
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{self.config} is damaged ({error}), so it is not known which run this is: choose another --output"
+                ) from error
+            differing = differing_keys(theirs, mine)
             if differing:
                 raise UserError(
                     f"{self.root} holds another run; its settings differ in {', '.join(differing[:6])}:"
@@ -133,7 +138,10 @@ class RunFolder:
             return
         if self.root.exists() and any(self.root.iterdir()):
             raise UserError(f"{self.root} is not empty and holds no run: choose another --output")
-        write_json(self.config, mine)
+        try:
+            write_json(self.config, mine)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.root} ({error.strerror}): choose another --output") from error
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

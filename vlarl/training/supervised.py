@@ -49,7 +49,9 @@ def train_sft(policy: VLAPolicy, episodes: Sequence[Episode], config: SFTConfig,
         loss = _accumulate_gradients(policy, inputs, tokens, weights, config.microbatch_size)
         norm = nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
         if not torch.isfinite(norm):
-            raise NonFiniteError(f"SFT became non-finite at step {step}: lower sft.learning_rate")
+            raise NonFiniteError(
+                f"SFT became non-finite at step {step}: train again with a lower sft.learning_rate into a new --output"
+            )
         optimizer.step()
         _update_average(average, policy, min(config.ema_decay, (1 + step) / (10 + step)))
         running.append(loss)

@@ -11,6 +11,7 @@ import torch
 from vlarl.algorithms.ppo import Scores, compute_token_mask, prepare
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec
+from vlarl.errors import NonFiniteError
 from vlarl.evaluation.protocol import evaluate
 from vlarl.inference.base import ActionGenerator
 from vlarl.reporting.sinks import MetricsSink
@@ -18,7 +19,7 @@ from vlarl.rewards.base import RewardFn
 from vlarl.rollout.collector import Collector, ProgressFn
 from vlarl.rollout.task_sampler import TaskSampler
 from vlarl.training.checkpoint import CheckpointStore
-from vlarl.training.learner import Learner, RolloutBatch
+from vlarl.training.learner import Learner, RolloutBatch, trained_parameters
 from vlarl.training.monitor import Monitor
 from vlarl.types import Rollout
 
@@ -116,12 +117,21 @@ class Trainer:
             critic_only = iteration < self.config.ppo.critic_warmup_iterations
             self._updating = True
             metrics = self.learner.update(batch, iteration, critic_only=critic_only)
+            self._require_finite_weights(iteration)
             torch.set_num_threads(1)
             self.generator.load(self.learner.publish(version=iteration + 1))
             learned = time.perf_counter()
             row = self._row(iteration, rollout, rewards, scores, metrics)
             self._log_validate_save(row, rollout, started, collected, learned)
             self._updating = False
+
+    def _require_finite_weights(self, iteration: int) -> None:
+        """The last step of an update can break weights that no later loss of it shows: they are never saved."""
+        if not all(torch.isfinite(p).all() for p in trained_parameters(self.learner.model)):
+            raise NonFiniteError(
+                f"the weights became non-finite in iteration {iteration}: the last checkpoint is kept. Train again with"
+                " a lower ppo.learning_rate or ppo.value_learning_rate into another --output"
+            )
 
     def _prepare(self, rollout: Rollout, rewards: np.ndarray, scores: Scores) -> RolloutBatch:
         action_dim = self.config.policy.action_dim

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from vlarl.configs.openvla import LLAMA2_7B, OpenVLAConfig, VisionTowerConfig
 from vlarl.errors import UserError
-from vlarl.policies.checkpoint import atomic_folder
+from vlarl.files import atomic_folder
 from vlarl.policies.openvla.model import OpenVLAModel
 
 CONFIG_NAME = "config.json"
