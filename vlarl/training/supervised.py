@@ -114,7 +114,10 @@ def _token_weights(policy: VLAPolicy, first_action_weight: float) -> Tensor:
 
 
 def _loss(policy: VLAPolicy, inputs: PolicyInputs, tokens: Tensor, weights: Tensor) -> Tensor:
-    device = policy.device
+    device, stop = policy.device, policy.trunk.stop_token
+    if stop is not None:
+        tokens = nn.functional.pad(tokens, (0, 1), value=stop)
+        weights = nn.functional.pad(weights, (0, 1), value=1.0)
     logits = policy(inputs.map(lambda t: t.to(device)), tokens.to(device))
     targets = tokens.to(device) - policy.trunk.first_token
     losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
