@@ -14,21 +14,9 @@ from safetensors.torch import save_file
 from vlarl.configs.openvla import LLAMA2_7B, OpenVLAConfig
 from vlarl.policies.openvla.checkpoint import CONFIG_NAME, INDEX_NAME
 from vlarl.policies.openvla.model import OpenVLAModel
+from vlarl.policies.openvla.random_weights import published_config
 
 NUM_SHARDS = 3
-
-
-def raw_config(text: dict[str, object]) -> dict[str, object]:
-    """config.json as the published one, as far as it is read."""
-    return {
-        "model_type": "openvla",
-        "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
-        "image_sizes": [224, 224],
-        "text_config": text,
-        "n_action_bins": 256,
-        "pad_to_multiple_of": 64,
-        "norm_stats": {"synthetic": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [True] * 6 + [False]}}},
-    }
 
 
 def main() -> None:
@@ -37,11 +25,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=LLAMA2_7B["num_hidden_layers"])
     arguments = parser.parse_args()
-    text = LLAMA2_7B | {"num_hidden_layers": arguments.layers}
+    sizes = OpenVLAConfig(text=LLAMA2_7B | {"num_hidden_layers": arguments.layers})
     with torch.device("meta"):
-        shapes = {k: v.shape for k, v in OpenVLAModel(OpenVLAConfig(text=text)).state_dict().items()}
+        shapes = {k: v.shape for k, v in OpenVLAModel(sizes).state_dict().items()}
     arguments.folder.mkdir(parents=True)
-    (arguments.folder / CONFIG_NAME).write_text(json.dumps(raw_config(text), indent=2))
+    (arguments.folder / CONFIG_NAME).write_text(json.dumps(published_config(sizes), indent=2))
     names = list(shapes)
     per_shard = -(-sum(shape.numel() for shape in shapes.values()) // NUM_SHARDS)
     weight_map, shard, size, number = {}, {}, 0, 1

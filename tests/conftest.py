@@ -1,17 +1,15 @@
 """What all tests share: one thread per process, rendering checked before simulator tests, the reference fixture."""
 
 import os
-from pathlib import Path
 
 import pytest
 
 # Before torch and numpy are imported, and inherited by worker processes: figures do not depend on the number of cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.openvla_fixture import DIFFERENCES, PUBLISHED, Reference, require  # noqa: E402
 from vlarl.errors import MissingSystemLibraryError  # noqa: E402
 from vlarl.system import require_rendering  # noqa: E402
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,10 +35,32 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def openvla_fixture() -> Path:
-    """Folder of OpenVLA's reference inputs and outputs: VLARL_OPENVLA_FIXTURE, or shared/ beside the repository."""
-    default = REPOSITORY.parent / "shared" / "fixtures" / "openvla"
-    folder = Path(os.environ.get("VLARL_OPENVLA_FIXTURE", default))
-    if not folder.is_dir():
-        pytest.skip(f"no reference outputs at {folder}: set VLARL_OPENVLA_FIXTURE")
-    return folder
+def published() -> Reference:
+    """Numbers of OpenVLA's and VLA-RL's code: VLARL_OPENVLA_FIXTURE, or shared/ beside the repository."""
+    return require("published")
+
+
+@pytest.fixture(scope="session", params=["published", "own"])
+def reference(request: pytest.FixtureRequest) -> Reference:
+    """Each set of reference numbers."""
+    return require(request.param)
+
+
+@pytest.fixture(scope="session")
+def some_reference() -> Reference:
+    """One set of reference numbers, for tests that need a checkpoint and its inputs."""
+    return require("published" if (PUBLISHED / "checkpoint").is_dir() else "own")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--differences`."""
+    parser.addoption("--differences", action="store_true", help="print the largest difference per reference group")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints what `within` kept, as a Markdown table."""
+    if not config.getoption("--differences"):
+        return
+    terminalreporter.section("largest absolute differences from the reference")
+    for (name, group), difference in sorted(DIFFERENCES.items()):
+        terminalreporter.write_line(f"| {name} | {group} | {difference:.1e} |")

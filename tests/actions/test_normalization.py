@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.openvla_fixture import arrays, distance, needs_fixture
 from vlarl.actions.normalization import ActionStatistics, invert_gripper, normalize_gripper
 from vlarl.errors import UserError
 
@@ -38,11 +37,20 @@ def test_bad_statistics_are_named(action, key, message):
         ActionStatistics.from_norm_stats({"data": {"action": STATISTICS["data"]["action"] | action}}, key)
 
 
-@needs_fixture
-def test_gripper_is_the_references():
-    raw = arrays("libero_preproc.npz")
+def test_gripper_is_the_references(published):
+    raw = published.arrays("libero_preproc.npz")
     actions = raw["gripper_in"]
-    assert distance(normalize_gripper(actions), raw["gripper_norm_binarize"]) == 0
-    assert distance(normalize_gripper(actions, binarize=False), raw["gripper_norm_nobinarize"]) == 0
-    assert distance(invert_gripper(normalize_gripper(actions)), raw["gripper_norm_binarize_inverted"]) == 0
-    assert distance(invert_gripper(actions), raw["gripper_inverted"]) == 0
+    ours = {
+        "gripper_norm_binarize": normalize_gripper(actions),
+        "gripper_norm_nobinarize": normalize_gripper(actions, binarize=False),
+        "gripper_norm_binarize_inverted": invert_gripper(normalize_gripper(actions)),
+        "gripper_inverted": invert_gripper(actions),
+    }
+    for name, value in ours.items():
+        published.within("gripper", value, raw[name], 0)
+
+
+def test_the_motionless_action_is_the_references(published):
+    from vlarl.envs.libero.starts import NO_MOTION
+
+    published.within("motionless action", NO_MOTION, published.arrays("libero_preproc.npz")["libero_dummy_action"], 0)

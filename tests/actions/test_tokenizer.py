@@ -47,31 +47,39 @@ def test_decoding_then_encoding_gives_the_id_back(token_id):
 
 
 @pytest.fixture
-def reference(openvla_fixture) -> dict[str, np.ndarray]:
-    with np.load(openvla_fixture / "action_tokenizer.npz") as data:
-        return {name: data[name] for name in data.files}
+def raw(published) -> dict[str, np.ndarray]:
+    return published.arrays("action_tokenizer.npz")
 
 
 @pytest.mark.parametrize(
     ("actions", "token_ids"),
     [("actions", "token_ids"), ("actions_f32", "token_ids_f32"), ("batch_actions", "batch_token_ids")],
 )
-def test_reference_ids(reference, actions, token_ids):
-    tokenizer = ActionTokenizer(int(reference["vocab_size"]))
-    assert np.array_equal(tokenizer.encode(reference[actions]), reference[token_ids])
+def test_reference_ids(raw, actions, token_ids):
+    tokenizer = ActionTokenizer(int(raw["vocab_size"]))
+    assert np.array_equal(tokenizer.encode(raw[actions]), raw[token_ids])
 
 
 @pytest.mark.parametrize(
     ("token_ids", "decoded"),
     [("token_ids", "decoded"), ("token_ids_f32", "decoded_f32"), ("all_ids", "all_ids_decoded")],
 )
-def test_reference_values(reference, token_ids, decoded):
-    tokenizer = ActionTokenizer(int(reference["vocab_size"]))
-    # Ours are rounded to float32.
-    np.testing.assert_allclose(tokenizer.decode(reference[token_ids]), reference[decoded], rtol=1e-7)
+def test_reference_values(published, raw, token_ids, decoded):
+    tokenizer = ActionTokenizer(int(raw["vocab_size"]))
+    # The centre bin is exactly 0 here and 1e-17 there.
+    published.within("action tokenizer, decoded", tokenizer.decode(raw[token_ids]), raw[decoded], 1e-15)
 
 
-def test_reference_lowest_id(reference):
+def test_reference_bins(published, raw):
+    """Edges and centres, by what tells them apart: an edge belongs to the bin above it."""
+    tokenizer = ActionTokenizer(int(raw["vocab_size"]))
+    edges, centers = raw["bins"], raw["bin_centers"]
+    assert np.array_equal(tokenizer.encode(edges[1:]) + 1, tokenizer.encode(np.nextafter(edges[1:], -2)))
+    ids = int(raw["vocab_size"]) - 1 - np.arange(len(centers))
+    published.within("action tokenizer, centres", tokenizer.decode(ids), centers, 1e-15)
+
+
+def test_reference_lowest_id(raw):
     # The reference names the id below the lowest action token.
-    lowest = TOKENIZER.encode(np.array([1.0]))[0]
-    assert lowest == reference["action_token_begin_idx"] + 1
+    lowest = ActionTokenizer(int(raw["vocab_size"])).encode(np.array([1.0]))[0]
+    assert lowest == raw["action_token_begin_idx"] + 1

@@ -11,6 +11,7 @@ from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import (
     Demonstration,
     DemonstrationTask,
+    axis_angle,
     demonstration_path,
     read_demonstrations,
     write_demonstrations,
@@ -182,3 +183,8 @@ def test_failed_write_leaves_the_old_file(path, demonstrations):
         write_demonstrations(path, [broken], TASK)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_axis_angles_are_openvlas(published):
+    raw = published.arrays("libero_preproc.npz")
+    published.within("axis angle (rad)", axis_angle(raw["quat_xyzw"]), raw["axis_angle"], 1e-6)

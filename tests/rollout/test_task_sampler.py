@@ -164,20 +164,40 @@ def test_state_survives_json_bit_for_bit():
     assert restored.state_dict() == sampler.state_dict()
 
 
-@pytest.mark.parametrize("window", ["w5", "w20"])
+@pytest.mark.parametrize("window", [5, 20])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_reference_probabilities(openvla_fixture, window, temperature):
-    # The reference weighs the initial states of a task; the rule is the same.
-    with np.load(openvla_fixture / "rl_curriculum.npz") as data:
-        success, task_of_row = data[f"success_rate_{window}"], data["task_ids_of_env"]
-        failure = data[f"dev_{window}_T{temperature}_probs"]
-        paper = data[f"expoption_{window}_T{temperature}_probs_by_task"]
-    for row, task in enumerate(task_of_row):
-        config = CurriculumConfig(strategy="failure", temperature=temperature)
-        np.testing.assert_allclose(compute_probabilities(success[task], config), failure[row], rtol=1e-9, atol=1e-15)
-    for row, rates in enumerate(success):
-        config = CurriculumConfig(strategy="paper", temperature=temperature)
-        np.testing.assert_allclose(compute_probabilities(rates, config), paper[row], rtol=1e-9)
+def test_reference_probabilities(published, window, temperature):
+    # The reference weighs the initial states of a task; the rules are the same.
+    raw = published.arrays("rl_curriculum.npz")
+    success = success_rates(raw["episodes_task_state_success"], len(raw[f"success_rate_w{window}"]), raw, window)
+    published.within("curriculum, success", success, raw[f"success_rate_w{window}"], 1e-12)
+    rows = {
+        "dev": ("failure", "probs", raw["task_ids_of_env"]),
+        "first": ("failure_floored", "probs", range(len(success))),
+    }
+    rows["expoption"] = ("paper", "probs_by_task", range(len(success)))
+    for name, (strategy, suffix, tasks) in rows.items():
+        config = CurriculumConfig(strategy=strategy, temperature=temperature)
+        for row, task in enumerate(tasks):
+            expected = raw[f"{name}_w{window}_T{temperature}_{suffix}"][row]
+            published.within(f"curriculum, {strategy}", compute_probabilities(success[task], config), expected, 1e-9)
+
+
+def success_rates(episodes: np.ndarray, num_tasks: int, raw: dict[str, np.ndarray], window: int) -> np.ndarray:
+    """[tasks, states] mean of the last `window` outcomes, 0 where there is none; checks the mean over tried states."""
+    rates = np.zeros((num_tasks, int(raw["n_states"])))
+    tried = np.zeros(rates.shape, dtype=bool)
+    for task, state in {(int(t), int(s)) for t, s, _ in episodes}:
+        outcomes = episodes[(episodes[:, 0] == task) & (episodes[:, 1] == state), 2]
+        rates[task, state], tried[task, state] = outcomes[-window:].mean(), True
+    assert np.allclose(raw[f"dev_w{window}_task_average"], [r[t].mean() for r, t in zip(rates, tried, strict=True)])
+    return rates
+
+
+def test_floored_failures_by_hand():
+    config = CurriculumConfig(strategy="failure_floored", temperature=0.5)
+    # Weights 1, 0.25, max(0.01, 0.1).
+    assert compute_probabilities(np.array([0.0, 0.5, 0.9]), config) == pytest.approx(np.array([1, 0.25, 0.1]) / 1.35)
 
 
 @pytest.mark.parametrize(

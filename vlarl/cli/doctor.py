@@ -59,7 +59,7 @@ def _run(options: DoctorOptions) -> Iterator[Check]:
 
 def _plan(options: DoctorOptions) -> int:
     """Prints the memory of training on GPUs; 2 if no micro-batch fits."""
-    from vlarl.training.memory import plan_memory
+    from vlarl.training.memory import measure_step, plan_memory
 
     policy = OpenVLAPolicyConfig(checkpoint=options.policy or "", gradient_checkpointing=True)
     sizes = OpenVLAConfig()
@@ -68,7 +68,8 @@ def _plan(options: DoctorOptions) -> int:
 
         sizes = open_checkpoint(policy.checkpoint).config
     Console().line("counting a training step on fake tensors, about a minute")
-    plan = plan_memory(sizes, policy, options.value, gpus=options.gpus, gpu_memory_gb=options.gpu_memory)
+    step = measure_step(sizes, policy, options.value)
+    plan = plan_memory(step, gpus=options.gpus, gpu_memory_gb=options.gpu_memory)
     if options.json:
         print_json(asdict(plan) | {"largest_microbatch": plan.largest_microbatch})
     else:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from vlarl.configs.checks import require_finite, require_positive, require_share
 from vlarl.errors import check_names
 
-Strategy = Literal["frontier", "uniform", "failure", "paper"]
+Strategy = Literal["frontier", "uniform", "failure", "failure_floored", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,10 @@ class CurriculumConfig:
     """
 
     strategy: Strategy = "frontier"
-    """frontier: p ~ s (1 - s), most at 50 % success; failure: p ~ (1 - s + 1e-9)^(1/T); paper: p ~ exp((1 - s)/T)."""
+    """frontier: p ~ s (1 - s), most at 50 % success; failure: p ~ (1 - s + 1e-9)^(1/T); failure_floored: p ~
+    max((1 - s)^(1/T), 0.1); paper: p ~ exp((1 - s)/T)."""
     temperature: float = 1.0
-    """T of `failure` and `paper`; smaller is sharper."""
+    """T of all but `frontier` and `uniform`; smaller is sharper."""
     prior_successes: float = 1.0
     """Successes that every task's estimate starts from."""
     prior_failures: float = 1.0

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from vlarl.configs.checks import require_at_least
 from vlarl.errors import UserError
 
+PromptFormat = Literal["openvla", "v01"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionTowerConfig:
@@ -69,6 +71,11 @@ class OpenVLAConfig:
         return (self.image_size // self.patch_size) ** 2
 
     @property
+    def max_positions(self) -> int:
+        """Length of the decoder's context."""
+        return self.text["max_position_embeddings"]
+
+    @property
     def action_vocab_size(self) -> int:
         """One more than the highest action token id (32,000 at 7B)."""
         return self.text["vocab_size"] - self.vocab_padding
@@ -106,6 +113,8 @@ class OpenVLAPolicyConfig:
     """Folder in the published layout, or hub id (owner/name)."""
     unnorm_key: str = ""
     """Data set of the checkpoint whose action statistics apply; empty takes the only one there is."""
+    prompt: PromptFormat = "openvla"
+    """The prompt's wording; v01 is that of openvla-v01-7b (Vicuna's chat)."""
     lora: LoRAConfig | None = field(default_factory=LoRAConfig)
     """Adapters that are trained while the checkpoint stays frozen; None trains all weights."""
     image_size: int = 256

@@ -154,7 +154,7 @@ def _write_demonstration(group: h5py.Group, demonstration: Demonstration) -> Non
     joints = episode.states[:, 1 : 1 + _ARM_JOINTS]
     fingers = episode.states[:, 1 + _ARM_JOINTS : 1 + _ARM_JOINTS + _FINGER_JOINTS]
     position, quaternion = demonstration.ee_positions, _hand_quaternions(demonstration.ee_rotations)
-    orientation = _axis_angle(quaternion)
+    orientation = axis_angle(quaternion)
     ending = np.zeros(steps, dtype=np.uint8)
     ending[-1] = episode.success
     datasets = {
@@ -210,7 +210,7 @@ def _hand_quaternions(grip_site_rotations: np.ndarray) -> np.ndarray:
     return np.where(quaternions[:, :1] < 0, -quaternions, quaternions)
 
 
-def _axis_angle(quaternions: np.ndarray) -> np.ndarray:
+def axis_angle(quaternions: np.ndarray) -> np.ndarray:
     """Rotation vectors [T, 3] of quaternions [T, 4] (x, y, z, w); the angle runs to 2 pi, as robosuite's does."""
     sine = np.linalg.norm(quaternions[:, :3], axis=1, keepdims=True)
     angle = 2 * np.arctan2(sine, quaternions[:, 3:])

@@ -3,51 +3,105 @@
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from vlarl.errors import UserError
 from vlarl.inference.base import PublishedWeights
-from vlarl.inference.llama_decoding import LlamaStepper
-from vlarl.policies.vla import VLAPolicy, at_least_float32
+from vlarl.inference.captured import CapturedCall
+from vlarl.inference.llama_decoding import LlamaStepper, PromptCache, Turn
+from vlarl.policies.vla import PolicyInputs, VLAPolicy, at_least_float32
 from vlarl.types import Generation, Observation
+
+Decoded = tuple[Tensor, Tensor, Tensor]
+"""Tokens int64, log-probs and entropy float32, each [B, K]."""
+ROWS, POSITIONS = 8, 32
+"""On a GPU sizes are rounded up to powers of two of at least, and multiples of these: few graphs serve all batches."""
 
 
 class LocalGenerator:
     """Decodes B observations at once, among the tokens that the policy's head scores.
 
+    On a GPU the steps of a turn are one CUDA graph per rounded batch size and prompt length.
+
     Raises:
         UserError: a temperature that is not positive.
     """
 
-    def __init__(self, policy: VLAPolicy, temperature: float) -> None:
+    def __init__(self, policy: VLAPolicy, temperature: float, *, round_sizes: bool | None = None) -> None:
+        """`round_sizes` rounds shapes up as on a GPU; None: on a GPU only."""
         if not temperature > 0:
             raise UserError(f"the sampling temperature must be positive, got {temperature}; greedy needs no noise")
-        self._policy = policy
-        self._stepper = LlamaStepper(policy.trunk.decoder)
         self._temperature = temperature
+        self._round_sizes = policy.device.type == "cuda" if round_sizes is None else round_sizes
         self.policy_version = 0
         self.num_action_tokens = policy.config.num_action_tokens
+        self._take(policy)
 
     def load(self, published: PublishedWeights) -> None:
         """Takes the learner's module as it is; only the decoder's fused projections are copied."""
-        self._policy = published.policy
-        self._stepper = LlamaStepper(published.policy.trunk.decoder)
+        if published.policy is self._policy:
+            self._stepper.refresh()
+        else:
+            self._take(published.policy)
         self.policy_version = published.version
 
-    @torch.no_grad()
     def generate(self, observations: Observation, noise: np.ndarray | None) -> Generation:
         """See ActionGenerator.generate. With noise=None, log-probs and entropy are those at the temperature."""
-        policy = self._policy.eval()
-        trunk, device = policy.trunk, policy.device
-        uniforms = None if noise is None else torch.from_numpy(noise).to(device, torch.float32)
-        inputs = trunk.process(observations).map(lambda t: t.to(device))
-        embeddings, prompt_mask = trunk.embed_prompt(inputs)
-        batch, num_tokens = len(inputs), self.num_action_tokens
-        tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=device)
-        logprobs, entropy = torch.empty(2, batch, num_tokens, device=device)
-        cache = DynamicCache()
-        hidden = trunk.decode(embeddings, prompt_mask, cache)[:, -1]
-        self._stepper.begin(cache, prompt_mask, num_tokens - 1)
+        policy = self._policy
+        inputs = policy.trunk.process(observations).map(lambda t: t.to(policy.device))
+        uniforms = None if noise is None else torch.from_numpy(noise).to(policy.device, torch.float32)
+        tokens, logprobs, entropy = (t.cpu().numpy() for t in self.decode(inputs, uniforms))
+        return Generation(
+            action_tokens=tokens, logprobs=logprobs, entropy=entropy, actions=policy.decode_actions(tokens)
+        )
+
+    @torch.no_grad()
+    def decode(self, inputs: PolicyInputs, uniforms: Tensor | None) -> Decoded:
+        """Decodes one turn per prompt, on the policy's device.
+
+        Args:
+            inputs: B prompts.
+            uniforms: [B, K] float32 in [0, 1), which alone decides what is sampled; None decodes greedily.
+        """
+        trunk = self._policy.eval().trunk
+        embeddings, mask = trunk.embed_prompt(inputs)
+        batch = len(mask)
+        turn, draws, steps = self._turn(*self._sizes(*mask.shape), greedy=uniforms is None)
+        hidden = trunk.decode(embeddings, mask, PromptCache(turn.caches))[:, -1]
+        self._stepper.begin(turn, hidden, mask)
+        if uniforms is not None:
+            draws[:batch] = uniforms
+        tokens, logprobs, entropy = steps()
+        return tokens[:batch].clone(), logprobs[:batch].clone(), entropy[:batch].clone()
+
+    def _take(self, policy: VLAPolicy) -> None:
+        self._policy = policy
+        self._stepper = LlamaStepper(policy.trunk.decoder)
+        self._turns: dict[tuple[int, int, bool], tuple[Turn, Tensor, CapturedCall[Decoded]]] = {}
+
+    def _sizes(self, batch: int, length: int) -> tuple[int, int]:
+        if not self._round_sizes:
+            return batch, length
+        return batch if batch == 1 else max(ROWS, 1 << (batch - 1).bit_length()), -(-length // POSITIONS) * POSITIONS
+
+    def _turn(self, batch: int, length: int, *, greedy: bool) -> tuple[Turn, Tensor, CapturedCall[Decoded]]:
+        """The turn's tensors, its draws [B, K] and the call that takes its steps; made once per size."""
+        key = (batch, length, greedy)
+        if key not in self._turns:
+            device = self._policy.device
+            turn, moved = self._stepper.make_turn(batch, length, self.num_action_tokens - 1)
+            if moved:
+                self._turns.clear()
+            draws = torch.zeros(batch, self.num_action_tokens, device=device)
+            steps = CapturedCall(lambda: self._steps(turn, None if greedy else draws), device)
+            self._turns[key] = turn, draws, steps
+        return self._turns[key]
+
+    def _steps(self, turn: Turn, uniforms: Tensor | None) -> Decoded:
+        """Samples the turn's tokens one after the other; never waits for the device."""
+        trunk, hidden = self._policy.trunk, turn.hidden
+        batch, num_tokens = len(hidden), self.num_action_tokens
+        tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=hidden.device)
+        logprobs, entropy = torch.empty(2, batch, num_tokens, device=hidden.device)
         for index in range(num_tokens):
             scores = torch.log_softmax(at_least_float32(trunk.logits(hidden)) / self._temperature, dim=-1)
             chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
@@ -55,14 +109,8 @@ class LocalGenerator:
             logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)
             entropy[:, index] = -(scores.exp() * scores).sum(-1)
             if index + 1 < num_tokens:
-                hidden = self._stepper.step(trunk.embed_actions(tokens[:, index : index + 1], index)[:, 0])
-        action_tokens = tokens.cpu().numpy()
-        return Generation(
-            action_tokens=action_tokens,
-            logprobs=logprobs.cpu().numpy(),
-            entropy=entropy.cpu().numpy(),
-            actions=policy.decode_actions(action_tokens),
-        )
+                hidden = self._stepper.step(turn, trunk.embed_actions(tokens[:, index : index + 1], index)[:, 0], index)
+        return tokens, logprobs, entropy
 
 
 def _choose(scores: Tensor, uniform: Tensor | None) -> Tensor:

@@ -69,6 +69,8 @@ class VLATrunk(nn.Module, ABC):
 
     first_token: int
     """Vocabulary id that the head's first logit stands for."""
+    stop_token: int | None = None
+    """Id that follows the action tokens in supervised examples; generation ends without it. None: there is none."""
 
     @property
     @abstractmethod

@@ -8,6 +8,9 @@ import numpy as np
 from vlarl.configs.curriculum import CurriculumConfig
 from vlarl.types import Start, WorkItem
 
+FAILURE_FLOOR = 0.1
+"""Smallest weight of `failure_floored` (the authors' first version)."""
+
 
 class TaskSampler:
     """Samples tasks by their estimated success; knows no randomness but (seed, iteration)."""
@@ -79,6 +82,8 @@ def compute_probabilities(success: np.ndarray, config: CurriculumConfig) -> np.n
         failure = 1 - success + 1e-9
         # Relative to the largest, so that a small temperature does not underflow all of them.
         weights = (failure / failure.max()) ** (1 / config.temperature)
+    elif config.strategy == "failure_floored":
+        weights = np.maximum((1 - success) ** (1 / config.temperature), FAILURE_FLOOR)
     elif config.strategy == "paper":
         weights = np.exp((1 - success - (1 - success).max()) / config.temperature)
     else:

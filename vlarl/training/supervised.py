@@ -71,7 +71,7 @@ def _accumulate_gradients(
     total = 0.0
     for rows in torch.arange(len(tokens)).split(microbatch_size):
         part = inputs.map(lambda t, rows=rows: t[rows])
-        loss = _loss(policy, part, tokens[rows], weights) * (len(rows) / len(tokens))
+        loss = supervised_loss(policy, part, tokens[rows], weights) * (len(rows) / len(tokens))
         loss.backward()
         total += loss.item()
     return total
@@ -91,7 +91,7 @@ def validation_loss(policy: VLAPolicy, data: SFTDataset, max_frames: int = 128) 
     rows = np.unique(np.linspace(0, len(data) - 1, max_frames).astype(int))
     inputs = policy.trunk.process(data.observations.select(rows))
     tokens = torch.from_numpy(policy.encode_actions(data.actions[rows]))
-    return _loss(policy, inputs, tokens, _token_weights(policy, 1.0)).item()
+    return supervised_loss(policy, inputs, tokens, _token_weights(policy, 1.0)).item()
 
 
 def _minibatch(
@@ -115,8 +115,19 @@ def _token_weights(policy: VLAPolicy, first_action_weight: float) -> Tensor:
     return weights / weights.mean()
 
 
-def _loss(policy: VLAPolicy, inputs: PolicyInputs, tokens: Tensor, weights: Tensor) -> Tensor:
-    device = policy.device
+def supervised_loss(policy: VLAPolicy, inputs: PolicyInputs, tokens: Tensor, weights: Tensor) -> Tensor:
+    """Mean cross-entropy in nats over a turn's tokens and, where examples end with one, the stop token.
+
+    Args:
+        policy: as it is.
+        inputs: B prompts.
+        tokens: [B, K] ids of the action tokens.
+        weights: [K] of the action tokens, mean 1; the stop token weighs 1.
+    """
+    device, stop = policy.device, policy.trunk.stop_token
+    if stop is not None:
+        tokens = nn.functional.pad(tokens, (0, 1), value=stop)
+        weights = nn.functional.pad(weights, (0, 1), value=1.0)
     logits = policy(inputs.map(lambda t: t.to(device)), tokens.to(device))
     targets = tokens.to(device) - policy.trunk.first_token
     losses = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

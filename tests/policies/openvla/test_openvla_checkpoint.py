@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.openvla_fixture import FOLDER, needs_fixture
 from vlarl.configs.openvla import OpenVLAConfig
 from vlarl.errors import UserError
 from vlarl.policies.openvla import checkpoint as checkpoint_module
@@ -16,9 +15,9 @@ from vlarl.policies.openvla.model import OpenVLAModel
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(some_reference, tmp_path):
     copy = tmp_path / "checkpoint"
-    shutil.copytree(FOLDER / "checkpoint", copy)
+    shutil.copytree(some_reference.checkpoint, copy)
     for path in (copy, *copy.iterdir()):
         path.chmod(0o755)
     return copy
@@ -38,24 +37,22 @@ def test_the_defaults_are_the_published_7b():
     assert sum(tensor.numel() for tensor in state.values()) == 7_541_237_184
 
 
-@needs_fixture
-def test_the_names_and_shapes_are_the_published_7bs():
-    expected = json.loads((FOLDER / "openvla_7b_state_dict_shapes.json").read_text())["shapes"]
+def test_the_names_and_shapes_are_the_published_7bs(published):
+    expected = published.json("openvla_7b_state_dict_shapes.json")["shapes"]
     with torch.device("meta"):
         state = OpenVLAModel(OpenVLAConfig()).state_dict()
     assert {name: list(tensor.shape) for name, tensor in state.items()} == expected
 
 
-@needs_fixture
-@pytest.mark.parametrize("shard_bytes", [10**10, 10**6])
-def test_load_export_load_is_bit_identical(tmp_path, monkeypatch, shard_bytes):
+@pytest.mark.parametrize("shard_bytes", [10**10, 10**5])
+def test_load_export_load_is_bit_identical(reference, tmp_path, monkeypatch, shard_bytes):
     monkeypatch.setattr(checkpoint_module, "SHARD_BYTES", shard_bytes)
-    source = open_checkpoint(FOLDER / "checkpoint")
+    source = open_checkpoint(reference.checkpoint)
     export(load_model(source), source, tmp_path / "copy")
     copy = open_checkpoint(tmp_path / "copy")
     assert (len(set(copy.shards.files.values())) > 1) == (shard_bytes < 10**9)
     assert (copy.config, copy.norm_stats) == (source.config, source.norm_stats)
-    ours, theirs = load_model(copy).state_dict(), load_file(FOLDER / "checkpoint" / "model.safetensors")
+    ours, theirs = load_model(copy).state_dict(), load_file(reference.checkpoint / "model.safetensors")
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype
@@ -63,14 +60,12 @@ def test_load_export_load_is_bit_identical(tmp_path, monkeypatch, shard_bytes):
     assert {p.name for p in (tmp_path / "copy").iterdir()} >= {"config.json", "preprocessor_config.json"}
 
 
-@needs_fixture
 def test_statistics_of_a_fine_tune_stand_above_the_configuration(folder):
     statistics = {"my_data": {"action": {"q01": [0.0], "q99": [1.0]}}}
     (folder / "dataset_statistics.json").write_text(json.dumps(statistics))
     assert open_checkpoint(folder).norm_stats == statistics
 
 
-@needs_fixture
 def test_wrong_tensors_are_named_with_their_shapes(folder):
     def change(state):
         del state["projector.fc3.bias"]
@@ -84,7 +79,6 @@ def test_wrong_tensors_are_named_with_their_shapes(folder):
         assert part in str(error.value)
 
 
-@needs_fixture
 def test_a_truncated_file_is_refused(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
@@ -92,14 +86,12 @@ def test_a_truncated_file_is_refused(folder):
         open_checkpoint(folder)
 
 
-@needs_fixture
 def test_pickles_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pickled weights \(pytorch_model\.bin\)"):
         open_checkpoint(folder)
 
 
-@needs_fixture
 def test_a_missing_shard_is_named(folder):
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.openvla_fixture import FOLDER, arrays, distance, needs_fixture, prompts
+from tests.openvla_fixture import Reference
 from vlarl.configs.openvla import LoRAConfig, OpenVLAConfig
 from vlarl.errors import UserError
 from vlarl.policies.openvla.checkpoint import load_model, open_checkpoint
@@ -22,48 +22,73 @@ def test_trainable_parameters_at_7b():
     assert trainable_parameters(adapted) == 110_828_288
 
 
-@pytest.fixture(scope="module")
-def model():
-    return load_model(open_checkpoint(FOLDER / "checkpoint"), dtype=torch.float32)
+def load(reference: Reference, dtype: torch.dtype = torch.float32) -> OpenVLAModel:
+    return load_model(open_checkpoint(reference.checkpoint), dtype=dtype)
 
 
-@needs_fixture
-def test_adapter_tensors_have_the_references_names_and_shapes(tmp_path):
-    adapted = add_lora(load_model(open_checkpoint(FOLDER / "checkpoint")), LoRAConfig())
+def test_adapters_have_the_references_names_shapes_and_settings(reference, tmp_path):
+    expected = reference.json("lora.json")
+    adapted = add_lora(load(reference), LoRAConfig())
+    wrapped = {
+        name.removesuffix(".lora_A.default") for name, _ in adapted.named_modules() if name.endswith("lora_A.default")
+    }
+    names = {name.removeprefix("base_model.model.") for name in wrapped}
+    assert names == {*expected["module_names"], *expected["conv_module_names"]}
     adapted.save_pretrained(str(tmp_path))
-    expected = json.loads((FOLDER / "lora.json").read_text())["adapter_tensor_shapes"]
     saved = {name: list(tensor.shape) for name, tensor in load_file(tmp_path / "adapter_model.safetensors").items()}
-    # peft also writes the embedding's neighbour when it was wrapped; versions differ in that.
-    lora = {name: shape for name, shape in expected.items() if ".lora_" in name}
+    # peft also writes the base weights of a wrapped head; versions differ in that.
+    lora = {name: shape for name, shape in expected["adapter_tensor_shapes"].items() if ".lora_" in name}
     assert {name: shape for name, shape in saved.items() if ".lora_" in name} == lora
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    for key in ("r", "lora_alpha", "lora_dropout", "bias"):
+        assert written[key] == expected["adapter_config"][key]
+    assert written["lora_alpha"] / written["r"] == expected["scaling"]
 
 
-@needs_fixture
-def test_merging_is_the_references(tmp_path):
-    raw = arrays("lora.npz")
-    source = open_checkpoint(FOLDER / "checkpoint")
-    adapted = add_lora(load_model(source, dtype=torch.float32), LoRAConfig())
-    given = {name.removeprefix("adapter/"): value for name, value in raw.items() if name.startswith("adapter/")}
+def put_adapters(adapted, raw) -> None:
     state = adapted.state_dict()
-    for name, value in given.items():
-        key = name.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.")
-        assert key in state
-        state[key].copy_(torch.from_numpy(value))
+    for name, value in raw.items():
+        if name.startswith("adapter/"):
+            key = name.removeprefix("adapter/")
+            key = key.replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default.")
+            state[key].copy_(torch.from_numpy(value))
+
+
+@torch.no_grad()
+def test_merging_is_the_references(reference):
+    raw = reference.arrays("lora.npz")
+    before = load(reference).state_dict()
+    adapted = add_lora(load(reference), LoRAConfig())
+    put_adapters(adapted, raw)
     merged = merge(adapted)
     weights = merged.state_dict()
     for name, value in raw.items():
         if name.startswith("merged/"):
-            assert distance(weights[name.removeprefix("merged/")], value) <= 1e-6
-    picture, task = prompts()["cases"][0]
-    processor = OpenVLAProcessor.from_folder(FOLDER / "checkpoint")
-    ids, mask = processor.encode_instructions([prompts()["tasks"][task]])
-    pixels = processor.normalize(torch.from_numpy(processor.resize([arrays("images.npz")[f"image_{picture}"]])))
-    with torch.no_grad():
-        assert distance(merged(pixels, ids, mask)[0, -1], raw["c0_last_logits_merged"]) <= 5e-4
+            reference.within("LoRA, merged weights", weights[name.removeprefix("merged/")], value, 1e-6)
+    changed = {name for name, tensor in weights.items() if not torch.equal(tensor, before[name])}
+    assert changed == set(reference.json("lora.json")["changed_state_dict_keys"])
+    case = next(reference.cases())
+    processor = OpenVLAProcessor.from_folder(reference.checkpoint)
+    ids, mask = processor.encode_instructions([reference.prompts["tasks"][case.task]])
+    logits = merged(reference.pixels(processor, case.picture), ids, mask)[0, -1]
+    reference.within("LoRA, logits of the merged model", logits, raw["c0_last_logits_merged"], 5e-4)
 
 
-@needs_fixture
-def test_an_adapter_survives_the_disk_and_starts_without_effect(tmp_path, model):
+@torch.no_grad()
+def test_merging_into_bfloat16_is_the_references(reference):
+    raw = reference.arrays("lora.npz")
+    adapted = add_lora(load(reference, torch.bfloat16), LoRAConfig())
+    put_adapters(adapted, raw)
+    weights = merge(adapted).state_dict()
+    for name, value in raw.items():
+        if name.startswith("merged_bf16_as_f32/"):
+            weight = weights[name.removeprefix("merged_bf16_as_f32/")]
+            assert weight.dtype == torch.bfloat16
+            reference.within("LoRA, merged into bfloat16", weight.float(), value, 0)
+
+
+def test_an_adapter_survives_the_disk_and_starts_without_effect(some_reference, tmp_path):
+    model = load(some_reference)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     adapted = add_lora(model, LoRAConfig(rank=4, alpha=8))
     for name, parameter in adapted.named_parameters():
@@ -73,16 +98,19 @@ def test_an_adapter_survives_the_disk_and_starts_without_effect(tmp_path, model)
     adapted.save_pretrained(str(tmp_path))
     expected = merge(adapted).state_dict()["projector.fc1.weight"]
     assert not torch.equal(expected, before["projector.fc1.weight"])
-    again = load_adapter(load_model(open_checkpoint(FOLDER / "checkpoint"), dtype=torch.float32), tmp_path)
+    again = load_adapter(load(some_reference), tmp_path)
     state = merge(again).state_dict()
     assert torch.allclose(state["projector.fc1.weight"], expected)
     assert torch.equal(state["projector.fc2.weight"], before["projector.fc2.weight"])
 
 
-@needs_fixture
-def test_no_adapter(tmp_path, model):
-    with pytest.raises(UserError, match=r"no adapter_config\.json|it has no adapter_config\.json"):
-        load_adapter(model, tmp_path)
+def test_no_adapter(some_reference, tmp_path):
+    with pytest.raises(UserError, match=r"it has no adapter_config\.json"):
+        load_adapter(load(some_reference), tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="pickled weights are not read"):
+        load_adapter(load(some_reference), tmp_path)
 
 
 def test_bad_settings_are_named():

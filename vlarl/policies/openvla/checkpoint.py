@@ -105,7 +105,7 @@ def export(model: OpenVLAModel, source: OpenVLACheckpoint, folder: Path) -> None
         for path in source.folder.iterdir():
             if path.is_file() and path.suffix != ".safetensors" and path.name != INDEX_NAME:
                 shutil.copyfile(path, scratch / path.name)
-        _save_shards(model.state_dict(), scratch)
+        save_shards(model.state_dict(), scratch)
 
 
 def _find_folder(folder_or_hub_id: str | Path) -> Path:
@@ -171,7 +171,9 @@ def _parse_config(raw: dict[str, Any], shapes: dict[str, tuple[int, ...]], path:
             for index, prefix in enumerate(("vision_backbone.featurizer", "vision_backbone.fused_featurizer"))
         ]
         patch = shapes["vision_backbone.featurizer.patch_embed.proj.weight"][-1]
-        text = LLAMA2_7B | {k: v for k, v in raw["text_config"].items() if k not in ("model_type", "torch_dtype")}
+        given = {k: v for k, v in raw["text_config"].items() if k not in ("model_type", "torch_dtype")}
+        heads = given.get("num_attention_heads", LLAMA2_7B["num_attention_heads"])
+        text = LLAMA2_7B | {"num_key_value_heads": heads} | given
         image_size = raw["image_sizes"][0]
         bins, padding = raw["n_action_bins"], raw["pad_to_multiple_of"]
     except (KeyError, IndexError, TypeError) as error:
@@ -216,7 +218,8 @@ def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
 
 
-def _save_shards(state: dict[str, Tensor], folder: Path) -> None:
+def save_shards(state: dict[str, Tensor], folder: Path) -> None:
+    """Writes the weights into one file, or into several of at most SHARD_BYTES with their index."""
     shards = list(_split(state.items()))
     if len(shards) == 1:
         save_file(shards[0], folder / SINGLE_NAME, metadata={"format": "pt"})

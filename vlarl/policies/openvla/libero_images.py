@@ -7,6 +7,7 @@ Each step repeats TensorFlow's arithmetic on a whole batch.
 
 import io
 from functools import cache
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -29,10 +30,15 @@ def preprocess_frames(frames: np.ndarray, size: int = 224, *, center_crop: bool 
 
 def jpeg_round_trip(frame: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 through JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling="4:2:0")
     # TensorFlow decodes with libjpeg's fast inverse transform, which at this quality is off by up to 14 grey levels.
-    return simplejpeg.decode_jpeg(buffer.getvalue(), fastdct=True)
+    return simplejpeg.decode_jpeg(encode_jpeg(frame), fastdct=True)
+
+
+def encode_jpeg(frame: np.ndarray, **header: Any) -> bytes:  # noqa: ANN401
+    """[H, W, 3] uint8 -> JPEG file; `header` goes to Pillow's encoder."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling="4:2:0", **header)
+    return buffer.getvalue()
 
 
 def resize_lanczos3(images: np.ndarray, size: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from vlarl.configs.openvla import LoRAConfig
@@ -43,7 +44,15 @@ def load_adapter(model: OpenVLAModel, folder: Path, *, is_trainable: bool = Fals
 
 @torch.no_grad()
 def merge(adapted: PeftModel) -> OpenVLAModel:
-    """Folds the adapters into the weights, W + alpha / rank B A, and removes them; changes the model in place."""
+    """Folds the adapters into the weights, W + alpha / rank B A, and removes them; changes the model in place.
+
+    Into bfloat16 weights the adapters go in bfloat16, as when OpenVLA's finetune.py merges.
+    """
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            dtype = module.get_base_layer().weight.dtype
+            module.lora_A.to(dtype)
+            module.lora_B.to(dtype)
     return adapted.merge_and_unload()
 
 

@@ -18,10 +18,9 @@ from vlarl.configs.policy import PolicyConfig
 from vlarl.errors import UserError
 from vlarl.policies.openvla import checkpoint as checkpoints
 from vlarl.policies.openvla.checkpoint import OpenVLACheckpoint, open_checkpoint
-from vlarl.policies.openvla.libero_images import preprocess_frames
 from vlarl.policies.openvla.lora import add_lora, merge, trainable_parameters
 from vlarl.policies.openvla.model import OpenVLAModel
-from vlarl.policies.openvla.processor import OpenVLAProcessor
+from vlarl.policies.openvla.processor import OpenVLAProcessor, check_image
 from vlarl.policies.tiny import SMALL, TinyTrunk
 from vlarl.policies.vla import PolicyInputs, VLAPolicy, VLATrunk, copy_trained
 from vlarl.types import Observation
@@ -38,6 +37,8 @@ class OpenVLATrunk(VLATrunk):
         self.model: OpenVLAModel | PeftModel = model if config.lora is None else add_lora(model, config.lora)
         self.first_token = sizes.action_vocab_size - sizes.num_bins if config.action_tokens_only else 0
         self.end_token = sizes.action_vocab_size if config.action_tokens_only else sizes.text["vocab_size"]
+        # Fine-tuning ends each turn with it; restricted to action tokens there is none.
+        self.stop_token = None if config.action_tokens_only else processor.stop_id
         if config.gradient_checkpointing:
             self.openvla.enable_gradient_checkpointing()
 
@@ -54,9 +55,11 @@ class OpenVLATrunk(VLATrunk):
     def process(self, observations: Observation) -> PolicyInputs:
         """See VLATrunk; proprioception is passed on, but OpenVLA reads none."""
         images = observations.images
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise UserError(f"the policy takes uint8 images [B, H, W, 3], got {images.dtype} {list(images.shape)}")
+        check_image(images, "[B, H, W, 3]")
         if self.config.libero_frames:
+            # Needs packages that a GPU machine without a simulator does not have.
+            from vlarl.policies.openvla.libero_images import preprocess_frames
+
             # The simulator's own arrays have their rows bottom-up.
             images = preprocess_frames(images[:, ::-1], center_crop=self.config.center_crop)
         ids, mask = self.processor.encode_prompts(observations.instructions)
@@ -98,7 +101,7 @@ class OpenVLAPolicy(VLAPolicy):
     trunk: OpenVLATrunk
 
     def __init__(self, config: OpenVLAPolicyConfig, source: OpenVLACheckpoint, model: OpenVLAModel) -> None:
-        processor = OpenVLAProcessor.from_folder(source.folder)
+        processor = make_processor(config, source)
         super().__init__(config, OpenVLATrunk(model, processor, config), make_codec(config, source))
         self.source = source
 
@@ -172,7 +175,7 @@ def check_policy(
     make_codec(config, source)
     if config.action_dim != action_dim:
         raise UserError(f"policy.action_dim is {config.action_dim}, the environment has {action_dim}")
-    OpenVLAProcessor.from_folder(source.folder).encode_prompts(list(instructions.values()))
+    make_processor(config, source).encode_prompts(list(instructions.values()))
     _device(config)
 
 
@@ -181,6 +184,17 @@ def count_trained_parameters(config: OpenVLAPolicyConfig) -> int:
     with torch.device("meta"):
         model = OpenVLAModel(open_checkpoint(config.checkpoint).config)
         return trainable_parameters(model if config.lora is None else add_lora(model, config.lora))
+
+
+def make_processor(config: OpenVLAPolicyConfig, source: OpenVLACheckpoint) -> OpenVLAProcessor:
+    """Tokenizer and pixels; prompts leave room for the image and the action in the context.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    sizes = source.config
+    max_tokens = sizes.max_positions - sizes.num_patches - config.num_action_tokens
+    return OpenVLAProcessor.from_folder(source.folder, max_tokens=max_tokens, prompt_format=config.prompt)
 
 
 def make_codec(config: OpenVLAPolicyConfig, source: OpenVLACheckpoint) -> ActionCodec:
