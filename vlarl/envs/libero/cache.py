@@ -11,7 +11,7 @@ from platformdirs import user_cache_dir
 
 from vlarl.configs.env import RenderProfile
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raise it when what is built changes."""
 
 
@@ -55,10 +55,14 @@ class TaskFiles:
         """Settled start states of all splits."""
         return self.folder / f"starts_{seed}.npz"
 
+    def is_loadable(self) -> bool:
+        """Whether the light model and its description are built."""
+        return self.model.is_file() and self.description.is_file()
+
     def are_complete(self, seed: int, profile: RenderProfile = "fast") -> bool:
         """Whether everything is built for the pools of this seed and the render profile."""
         reference = (self.reference,) if profile == "reference" else ()
-        return all(path.is_file() for path in (self.model, self.description, self.starts(seed), *reference))
+        return self.is_loadable() and all(path.is_file() for path in (self.starts(seed), *reference))
 
 
 @dataclass(frozen=True, kw_only=True)
