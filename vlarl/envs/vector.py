@@ -16,7 +16,8 @@ import numpy as np
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import ENVIRONMENTS, EnvObservation, Transition, make_spec
-from vlarl.envs.worker import Failure, Reply, Request, run_worker
+from vlarl.envs.shared_frames import SharedFrames
+from vlarl.envs.worker import Failure, Reply, Request, run_worker, with_image
 from vlarl.errors import UserError
 from vlarl.types import Start
 
@@ -48,6 +49,7 @@ class _Episode:
 class _Worker:
     process: ForkServerProcess
     connection: Connection
+    frames: SharedFrames
     is_ready: bool = False
     idle_seconds: float = 0.0
     failures: int = 0
@@ -210,23 +212,24 @@ class VectorEnv:
             slot = local * self.num_workers + index
             worker.failures = 0
             self._pending.discard(slot)
-            self._replies[slot] = result
+            self._replies[slot] = result if isinstance(result, Failure) else with_image(result, worker.frames, local)
             if isinstance(result, Transition) and (result.terminated or result.truncated):
                 del self._episodes[slot]
 
     def _start(self, index: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        num_slots = len(range(index, self.num_envs, self.num_workers))
+        frames = SharedFrames(len(range(index, self.num_envs, self.num_workers)), self._config.image_size)
         process = self._context.Process(
             target=run_worker,
-            args=(theirs, self._config, self._module_name, num_slots, dict(os.environ)),
+            args=(theirs, frames, self._config, self._module_name, dict(os.environ)),
             name=f"vlarl-env-{index}",
             daemon=True,
         )
         with without_main():
             process.start()
         theirs.close()
-        return _Worker(process, ours)
+        frames.close()
+        return _Worker(process, ours, frames)
 
     def _restart(self, index: int, reason: str) -> None:
         """Replaces a worker and replays the episodes that ran in it."""

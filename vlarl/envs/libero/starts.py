@@ -66,7 +66,7 @@ def _poses_of_the_files(upstream: Any, simulation: Simulation) -> tuple[np.ndarr
     """Fixture poses before any was drawn, [F, 3] and [F, 4]."""
     spec = mujoco.MjSpec.from_string(upstream.env.model.get_xml())
     bodies = [spec.body(simulation.model.body(number).name) for number in simulation.fixture_bodies]
-    return np.array([body.pos for body in bodies]), np.array([body.quat for body in bodies])
+    return np.array([body.pos for body in bodies]).reshape(-1, 3), np.array([b.quat for b in bodies]).reshape(-1, 4)
 
 
 def _fixture_poses(upstream: Any, simulation: Simulation) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
