@@ -16,6 +16,7 @@ import numpy as np
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import ENVIRONMENTS, EnvObservation, Transition, make_spec
+from vlarl.envs.render_devices import choose_device, find_gpus
 from vlarl.envs.shared_frames import SharedFrames
 from vlarl.envs.worker import Failure, Reply, Request, run_worker, with_image
 from vlarl.errors import UserError
@@ -76,7 +77,10 @@ class VectorEnv:
 
     def __init__(self, config: EnvConfig) -> None:
         # Bad names fail here, in the driver, not in the forkserver's preload.
-        make_spec(config)
+        spec = make_spec(config)
+        self._gpus = find_gpus() if spec.needs_rendering else ()
+        if spec.needs_rendering:
+            choose_device(0, config.render_gpus, self._gpus, os.environ)
         self.num_envs = config.num_envs
         self.num_workers = config.num_workers
         self.restarted_episodes = 0
@@ -219,9 +223,10 @@ class VectorEnv:
     def _start(self, index: int) -> _Worker:
         ours, theirs = self._context.Pipe()
         frames = SharedFrames(len(range(index, self.num_envs, self.num_workers)), self._config.image_size)
+        environment = os.environ | choose_device(index, self._config.render_gpus, self._gpus, os.environ)
         process = self._context.Process(
             target=run_worker,
-            args=(theirs, frames, self._config, self._module_name, dict(os.environ)),
+            args=(theirs, frames, self._config, self._module_name, environment),
             name=f"vlarl-env-{index}",
             daemon=True,
         )
