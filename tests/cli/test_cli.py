@@ -5,6 +5,7 @@ import json
 import pytest
 
 from vlarl.cli.main import main
+from vlarl.cli.options import parse_run_options
 from vlarl.training.run_folder import RunFolder
 
 
@@ -22,6 +23,10 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         (["train", "--recipe", "quickstrat"], "Did you mean 'quickstart'"),
         (["quickstart", "--task-suite", "libero_gaol"], "Did you mean 'libero_goal'"),
         (["quickstart", "--task-ids", "3", "99"], "has no task 99"),
+        (["demos", "--task-suite", "libero_gaol"], "Did you mean 'libero_goal'"),
+        (["demos", "--episodes", "-1"], "cannot be negative"),
+        (["demos", "--demonstrations.action-noise", "2"], "action_noise must be in [0, 1]"),
+        (["demos", "--env.render-gpus", "-1"], "names GPU -1"),
         (["quickstart", "--task-ids", "1", "1"], "repeats a task"),
         (["train", "--recipe", "toy", "--ppo.minibatch-size", "100000"], "is larger than the rollout can be"),
         (["train", "--recipe", "toy", "--ppo.microbatch-size", "65"], "is larger than ppo.minibatch_size"),
@@ -46,6 +51,19 @@ def test_bad_input_exits_with_2_and_says_what_to_do(capsys, tmp_path, monkeypatc
     assert "Traceback" not in errors
     # Nothing is left behind that would be in the way of the corrected command.
     assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_short_options_of_the_phases():
+    options = parse_run_options(["--task-suite", "libero_10", "--episodes", "50"], "demos", "")
+    env = options.config.env
+    assert (env.task_suite, env.task_ids, env.max_episode_steps) == ("libero_10", tuple(range(10)), None)
+    assert options.config.demonstrations.episodes_per_task == 50
+    # The recipe's own suite keeps the recipe's tasks and limit.
+    plain = parse_run_options([], "demos", "").config
+    assert parse_run_options(["--task-suite", plain.env.task_suite], "demos", "").config == plain
+    line = ["--task-suite", "libero_object", "--task-ids", "3", "--env.max-episode-steps", "99"]
+    env = parse_run_options(line, "train", "").config.env
+    assert (env.task_suite, env.task_ids, env.max_episode_steps) == ("libero_object", (3,), 99)
 
 
 def test_unknown_flag_suggests_the_nearest(capsys):

@@ -1,9 +1,12 @@
 """GPUs that draw: CUDA's numbers against EGL's, and which worker gets which."""
 
+from dataclasses import replace
+
 import pytest
 
 from vlarl.configs.env import EnvConfig
-from vlarl.envs import vector
+from vlarl.envs import render_devices
+from vlarl.envs.base import make_spec
 from vlarl.envs.render_devices import RenderDevice, choose_device, describe_devices, find_gpus
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError
@@ -49,10 +52,13 @@ def test_a_gpu_that_does_not_exist_is_named(wanted, gpus, message):
         devices(wanted=wanted, gpus=gpus)
 
 
-def test_the_vector_environment_refuses_it_before_a_worker_starts(monkeypatch):
-    monkeypatch.setattr(vector, "find_gpus", lambda: GPUS)
-    with pytest.raises(UserError, match="names GPU 7"):
-        VectorEnv(EnvConfig(task_suite="libero_goal", task_ids=(8,), render_gpus=(7,)))
+def test_it_is_refused_before_a_worker_starts(monkeypatch):
+    monkeypatch.setattr(render_devices, "find_gpus", lambda: GPUS)
+    config = EnvConfig(task_suite="libero_goal", task_ids=(8,), render_gpus=(7,))
+    for use in (make_spec, VectorEnv):
+        with pytest.raises(UserError, match="names GPU 7"):
+            use(config)
+    make_spec(replace(config, render_gpus=(2,)))
     with pytest.raises(UserError, match="render_gpus is empty"):
         EnvConfig(render_gpus=())
 

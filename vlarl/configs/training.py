@@ -27,12 +27,20 @@ class DemonstrationConfig:
     """Successful demonstrations kept per task; 0: none, and no SFT."""
     recovery_probability: float = 0.7
     """Share of demonstrations with one forced early close of the gripper and the expert's correction."""
+    action_noise: float = 0.0
+    """Strength of random pushes, standard deviation in units of an action: now and then the hand is pushed off its way
+    for some steps, which are not imitated, and the expert's way back is. 0: none."""
+    source: str | None = None
+    """Folder with demonstrations in LIBERO's published layout (`<task name>_demo.hdf5`) to take in the place of the
+    experts'; None lets the experts demonstrate."""
 
     def __post_init__(self) -> None:
         if self.episodes_per_task < 0:
             raise UserError(f"demonstrations.episodes_per_task cannot be negative, got {self.episodes_per_task}")
         if not 0 <= self.recovery_probability <= 1:
             raise UserError(f"demonstrations.recovery_probability must be in [0, 1], got {self.recovery_probability}")
+        if not 0 <= self.action_noise <= 1:
+            raise UserError(f"demonstrations.action_noise must be in [0, 1], got {self.action_noise}")
 
 
 @dataclass(frozen=True, kw_only=True)

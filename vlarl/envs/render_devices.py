@@ -1,6 +1,7 @@
 """Which GPU draws the frames of which worker: EGL counts devices in its own order, CUDA in another."""
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +48,16 @@ def find_gpus() -> tuple[RenderDevice, ...]:
         if kind(query_attribute)(devices[number], _EGL_CUDA_DEVICE, ctypes.byref(cuda)):
             found.append(RenderDevice(egl=number, cuda=cuda.value))
     return tuple(sorted(found, key=lambda device: device.cuda))
+
+
+def check_gpus(wanted: Sequence[int] | None) -> None:
+    """Checks that the GPUs exist on this machine.
+
+    Raises:
+        UserError: one does not.
+    """
+    if wanted is not None:
+        choose_device(0, wanted, find_gpus(), os.environ)
 
 
 def choose_device(

@@ -16,7 +16,7 @@ import numpy as np
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import ENVIRONMENTS, EnvObservation, Transition, make_spec
-from vlarl.envs.render_devices import choose_device, find_gpus
+from vlarl.envs.render_devices import check_gpus, choose_device, find_gpus
 from vlarl.envs.shared_frames import SharedFrames
 from vlarl.envs.worker import Failure, Reply, Request, run_worker, with_image
 from vlarl.errors import UserError
@@ -78,9 +78,8 @@ class VectorEnv:
     def __init__(self, config: EnvConfig) -> None:
         # Bad names fail here, in the driver, not in the forkserver's preload.
         spec = make_spec(config)
+        check_gpus(config.render_gpus)
         self._gpus = find_gpus() if spec.needs_rendering else ()
-        if spec.needs_rendering:
-            choose_device(0, config.render_gpus, self._gpus, os.environ)
         self.num_envs = config.num_envs
         self.num_workers = config.num_workers
         self.restarted_episodes = 0

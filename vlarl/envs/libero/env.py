@@ -21,6 +21,7 @@ from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.simulation import Scene, Simulation
 from vlarl.envs.libero.starts import NO_MOTION, NUM_STARTS
 from vlarl.envs.libero.tasks import SETTLE_STEPS, STEP_LIMITS, LiberoTask, load_task
+from vlarl.envs.render_devices import check_gpus
 from vlarl.errors import MissingSystemLibraryError, UserError
 from vlarl.types import Start
 
@@ -33,8 +34,9 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """Reads the tasks; builds nothing.
 
     Raises:
-        UserError: unknown suite or task.
+        UserError: unknown suite or task, or a GPU to draw on that does not exist.
     """
+    check_gpus(config.render_gpus)
     tasks = {task_id: load_task(config.task_suite, task_id) for task_id in config.task_ids}
     return EnvSpec(
         action_dim=ACTION_DIM,
