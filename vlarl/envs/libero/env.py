@@ -16,7 +16,7 @@ from vlarl.envs.libero.rendering import CAMERA, Renderer  # isort: skip
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import EnvObservation, EnvSpec, Progress, Transition
-from vlarl.envs.libero.cache import TaskFiles
+from vlarl.envs.libero.cache import TASK_BYTES, TaskFiles, require_room
 from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.simulation import Scene, Simulation
 from vlarl.envs.libero.starts import NO_MOTION, NUM_STARTS
@@ -52,7 +52,7 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
     """Builds the tasks that the cache lacks, `num_workers` at a time (about 20 s each, once).
 
     Raises:
-        UserError: a task cannot be built; the message is the builder's.
+        UserError: the cache cannot take a task, or one cannot be built; then the message is the builder's.
     """
     make_spec(config)
     waiting = [
@@ -60,6 +60,8 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
         for task_id in config.task_ids
         if not TaskFiles.of(config.task_suite, task_id).are_complete(config.seed, config.render_profile)
     ]
+    if waiting:
+        require_room(len(waiting) * TASK_BYTES[config.render_profile])
     running: dict[int, tuple[subprocess.Popen[str], IO[str]]] = {}
     try:
         while waiting or running:
