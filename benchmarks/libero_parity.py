@@ -1,19 +1,19 @@
 """Every LIBERO task against upstream, live: exact stepping and reference frames bit for bit, fast stepping's distance.
 
-    python benchmarks/libero_parity.py [--suites libero_spatial ...] [--tasks 0 1 ...] [--steps 120] [--seed 0]
+    python benchmarks/libero_parity.py [--suites libero_spatial ...] [--tasks 0 1 ...] [--steps 120] [--keep-models]
 
 Half a minute per task, most of it upstream's. Finished tasks are kept in the output file: the same command goes on
-where it was stopped. Ends with the table of docs/libero_parity.md.
+where it was stopped. Ends with the table of docs/libero.md.
 """
 
 import argparse
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vlarl.envs.libero.cache import write_atomically
+from vlarl.envs.libero.cache import TaskFiles, write_atomically
 from vlarl.envs.libero.parity import Comparison, make_request, run_live
 from vlarl.envs.libero.tasks import STANDARD_LIMITS, num_tasks
 from vlarl.errors import UserError
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", type=int, help="task ids of each suite, default all")
     parser.add_argument("--steps", type=int, default=120, help="env steps per task")
     parser.add_argument("--seed", type=int, default=0, help="of the actions and the initial state")
+    parser.add_argument("--keep-models", action="store_true", help="build into the cache, not into a scratch folder")
     parser.add_argument("--output", type=Path, default=Path("runs/libero_parity.json"), help="file of the results")
     options = parser.parse_args()
     results = json.loads(options.output.read_text()) if options.output.is_file() else {}
@@ -62,6 +63,8 @@ def main() -> None:
             started = time.perf_counter()
             try:
                 request = make_request(suite, task_id, steps=options.steps, with_frames=True, seed=options.seed)
+                if options.keep_models:
+                    request = replace(request, models=TaskFiles.of(suite, task_id).folder)
                 exact, fast = run_live(request)
                 results[key] = {"exact": asdict(exact), "fast": asdict(fast)}
                 verdict = f"{'identical' if exact.is_identical else exact}, fast {fast.max_qpos:.1e}"

@@ -1,15 +1,24 @@
 """Is this machine fit for a run, and what to do where it is not."""
 
+import json
+import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from vlarl.errors import EXIT_MISSING_SYSTEM_LIBRARY, EXIT_USER_ERROR, MissingSystemLibraryError, UserError
+from vlarl.envs.render_devices import describe_devices, find_gpus
+from vlarl.errors import (
+    EXIT_MISSING_SYSTEM_LIBRARY,
+    EXIT_USER_ERROR,
+    MissingSystemLibraryError,
+    UserError,
+    check_names,
+)
 from vlarl.system import (
     APT_INSTALL_LINE,
     CARD_PACKAGES,
@@ -19,6 +28,7 @@ from vlarl.system import (
     format_gib,
     memory_bytes,
     package_version,
+    run_python,
 )
 
 PYTHON_VERSIONS = ((3, 11), (3, 13))
@@ -32,6 +42,15 @@ REQUIRED_MEMORY_BYTES = 6 * 2**30
 
 REQUIRED_DISK_BYTES = 2**30
 """What a run and the simulator's cache may need."""
+
+_SIMULATOR_CHECK = "import sys; from vlarl.envs.libero.simulator_check import main; main(sys.argv[1:])"
+_REBUILD = (
+    "`vlarl cache --clear all` deletes the built tasks; if built anew they still differ, report it with this line"
+)
+"""Fix of a task that differs for no known reason."""
+
+SIMULATOR_START_SECONDS, SIMULATOR_TASK_SECONDS = 120.0, 20.0
+"""What the comparison with the recorded table may take before it is given up: at all, and per task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +87,57 @@ def run_libero_checks() -> Iterator[Check]:
 
     for suite, task_id in SAMPLE.items():
         yield _check_task(suite, task_id)
+
+
+def run_simulator_check(suites: Sequence[str] = ()) -> Check:
+    """Compares what tasks settle to and look like with the recorded table (`vlarl.envs.libero.simulator_check`).
+
+    Args:
+        suites: all tasks of these, built where that is missing; without suites some of those that the cache holds.
+    """
+    tasks = _build_suites(suites)
+    output, reason = run_python(
+        _SIMULATOR_CHECK,
+        {"MUJOCO_GL": find_rendering().backend},
+        arguments=tasks,
+        timeout_seconds=SIMULATOR_START_SECONDS + SIMULATOR_TASK_SECONDS * len(tasks),
+    )
+    lines = [json.loads(line) for line in output.splitlines()]
+    if reason is not None:
+        last = lines[-1]["task"] if lines else "nothing"
+        return _failed("simulator", f"{last} could not be compared with the recorded table: {reason}", _REBUILD)
+    *compared, result = lines
+    if not compared:
+        return Check(name="simulator", ok=True, detail="not compared with the recorded table: no task is built yet")
+    recorded = f"as recorded with MuJoCo {result['table']['packages']['mujoco']} and {result['table']['renderer']}"
+    if not result["differences"]:
+        return Check(name="simulator", ok=True, detail=f"{len(compared)} built tasks settle and look {recorded}")
+    named = "; ".join(f"{difference['task']}: {difference['detail']}" for difference in result["differences"])
+    return _failed(
+        "simulator",
+        f"{len(result['differences'])} of {len(compared)} built tasks do not settle or look {recorded}. {named}. Cause:"
+        f" {'; '.join(result['causes']) or 'unknown'}",
+        "install the versions of constraints.txt" if result["causes"] else _REBUILD,
+    )
+
+
+def _build_suites(suites: Sequence[str]) -> list[str]:
+    """Builds what is missing; returns the tasks as SUITE:TASK_ID."""
+    if not suites:
+        return []
+    # Only on demand: it loads the simulator.
+    from vlarl.configs.env import EnvConfig
+    from vlarl.envs.libero.env import prepare
+    from vlarl.envs.libero.simulator_check import load_table
+    from vlarl.envs.libero.tasks import num_tasks
+
+    recorded = {task.partition(":")[0] for task in load_table()["tasks"]}
+    check_names("recorded suite", suites, sorted(recorded))
+    for suite in suites:
+        config = EnvConfig(task_suite=suite, task_ids=tuple(range(num_tasks(suite))))
+        prepare(config, lambda line: print(line, file=sys.stderr, flush=True))
+    tasks = [f"{suite}:{task_id}" for suite in suites for task_id in range(num_tasks(suite))]
+    return [task for task in tasks if task in load_table()["tasks"]]
 
 
 def _check_task(suite: str, task_id: int) -> Check:
@@ -122,7 +192,8 @@ def _check_rendering() -> Check:
         rendering = find_rendering()
     except MissingSystemLibraryError as error:
         return _failed("rendering", str(error), APT_INSTALL_LINE, EXIT_MISSING_SYSTEM_LIBRARY)
-    return Check(name="rendering", ok=True, detail=f"{rendering.backend}, {rendering.renderer}")
+    spread = describe_devices(find_gpus(), os.environ | {"MUJOCO_GL": rendering.backend}, cpu_cores())
+    return Check(name="rendering", ok=True, detail=f"{rendering.backend}, {rendering.renderer}; {spread}")
 
 
 def _check_cores() -> Check:

@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -66,23 +66,28 @@ class Rendering:
     """OpenGL's name of the renderer, for example llvmpipe."""
 
 
-def run_python(code: str, environment: dict[str, str] | None = None) -> tuple[str, str | None]:
-    """Runs `code` in a fresh interpreter, so that what it loads does not stay in this process.
+def run_python(
+    code: str,
+    environment: dict[str, str] | None = None,
+    arguments: Sequence[str] = (),
+    timeout_seconds: float = 120.0,
+) -> tuple[str, str | None]:
+    """Runs `code` with `arguments` in a fresh interpreter, so that what it loads does not stay in this process.
 
     Returns:
         What it printed, and None or the reason why it failed (the last line of its error output).
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, *arguments],
             env=os.environ | (environment or {}),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout_seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "", "no answer within 120 s"
+        return "", f"no answer within {timeout_seconds:.0f} s"
     if done.returncode == 0:
         return done.stdout.strip(), None
     lines = done.stderr.strip().splitlines()

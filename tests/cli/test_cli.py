@@ -6,6 +6,7 @@ import pytest
 
 from tests.tiny import make_policy
 from vlarl.cli.main import main
+from vlarl.cli.options import parse_run_options
 from vlarl.policies.checkpoint import save_policy
 from vlarl.training.run_folder import RunFolder
 
@@ -24,6 +25,10 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         (["train", "--recipe", "quickstrat"], "Did you mean 'quickstart'"),
         (["quickstart", "--task-suite", "libero_gaol"], "Did you mean 'libero_goal'"),
         (["quickstart", "--task-ids", "3", "99"], "has no task 99"),
+        (["demos", "--task-suite", "libero_gaol"], "Did you mean 'libero_goal'"),
+        (["demos", "--episodes", "-1"], "must be 0 or more"),
+        (["demos", "--demonstrations.action-noise", "2"], "action_noise must be in [0, 1]"),
+        (["demos", "--env.render-gpus", "-1"], "names GPU -1"),
         (["quickstart", "--task-ids", "1", "1"], "repeats a task"),
         (["train", "--recipe", "toy", "--ppo.minibatch-size", "100000"], "is larger than the rollout can be"),
         (["train", "--recipe", "toy", "--ppo.microbatch-size", "65"], "is larger than ppo.minibatch_size"),
@@ -35,7 +40,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         (["train", "--recipe", "toy", "--reward", "sucess"], "Did you mean 'success'"),
         (["train", "--recipe", "toy", "--minutes", "-1"], "--minutes must be positive"),
         (["quickstart", "--seed", "-1"], "seed must be from 0 to 4294967295, got -1"),
-        (["quickstart", "--task-suite", "libero_spatial", "--task-ids", "9"], "has no scripted expert"),
+        (["quickstart", "--task-suite", "libero_90", "--task-ids", "0"], "has no scripted expert"),
         (["train", "--recipe", "toy", "--env.seed", "-1"], "env.seed must be from 0"),
         (
             ["train", "--recipe", "toy", "--ppo.entropy-coef", "nan"],
@@ -46,7 +51,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         (["train", "--recipe", "toy", "--ppo.clip-ratio-high", "0"], "ppo.clip_ratio_high must be positive"),
         (["train", "--recipe", "toy", "--ppo.target-kl", "-1"], "ppo.target_kl must be positive, got -1.0"),
         (["train", "--recipe", "toy", "--sft.crop-pixels", "-1"], "sft.crop_pixels must be 0 or more, got -1"),
-        (["train", "--recipe", "toy", "--policy.vision-channels"], "policy.vision_channels must be sizes"),
+        (["train", "--recipe", "toy", "--policy.vision-channels"], "policy.vision_channels must be one or more sizes"),
         (["train", "--recipe", "toy", "--policy.num-bins", "1"], "policy.num_bins must be at least 2"),
         (["train", "--recipe", "toy", "--keep-last", "0"], "keep_last must be at least 1, got 0"),
         (["train", "--recipe", "toy", "--sinks"], "lacks jsonl"),
@@ -69,6 +74,19 @@ def test_bad_input_exits_with_2_and_says_what_to_do(capsys, tmp_path, monkeypatc
     assert "Traceback" not in errors
     # Nothing is left behind that would be in the way of the corrected command.
     assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_short_options_of_the_phases():
+    options = parse_run_options(["--task-suite", "libero_10", "--episodes", "50"], "demos", "")
+    env = options.config.env
+    assert (env.task_suite, env.task_ids, env.max_episode_steps) == ("libero_10", tuple(range(10)), None)
+    assert options.config.demonstrations.episodes_per_task == 50
+    # The recipe's own suite keeps the recipe's tasks and limit.
+    plain = parse_run_options([], "demos", "").config
+    assert parse_run_options(["--task-suite", plain.env.task_suite], "demos", "").config == plain
+    line = ["--task-suite", "libero_object", "--task-ids", "3", "--env.max-episode-steps", "99"]
+    env = parse_run_options(line, "train", "").config.env
+    assert (env.task_suite, env.task_ids, env.max_episode_steps) == ("libero_object", (3,), 99)
 
 
 def test_unknown_flag_suggests_the_nearest(capsys):

@@ -1,15 +1,28 @@
 """Collecting demonstrations: what is kept, what is masked, what repeats."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from tests.published_libero import write_published
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import DemonstrationConfig
 from vlarl.data.libero_hdf5 import read_demonstrations
 from vlarl.data.sft import SFTDataset
+from vlarl.envs.libero.tasks import load_task
 from vlarl.errors import UserError
-from vlarl.experts.demonstrations import CollectionJob, check_demonstrations, collect_task, record
+from vlarl.experts.demonstrations import (
+    CollectionJob,
+    check_demonstrations,
+    collect_demonstrations,
+    collect_task,
+    record,
+)
 from vlarl.types import Start
+
+NO_MISTAKE = DemonstrationConfig(recovery_probability=0.0)
+A_MISTAKE = DemonstrationConfig(recovery_probability=1.0)
 
 
 def make_job(folder, episodes=3, seed=0, max_steps=200, num_starts=50, recovery=0.5):
@@ -25,7 +38,7 @@ def make_job(folder, episodes=3, seed=0, max_steps=200, num_starts=50, recovery=
 
 def test_frame_is_what_was_seen_before_the_action(point_slot):
     start = Start(task_id=8, split="train", index=3)
-    demonstration = record(point_slot, start, np.random.default_rng(0), 0.0, max_steps=200)
+    demonstration = record(point_slot, start, np.random.default_rng(0), NO_MISTAKE, max_steps=200)
     episode = demonstration.episode
 
     steps = len(episode.actions)
@@ -40,7 +53,7 @@ def test_frame_is_what_was_seen_before_the_action(point_slot):
 
 def test_forced_actions_never_become_targets(point_slot):
     start = Start(task_id=8, split="train", index=3)
-    episode = record(point_slot, start, np.random.default_rng(0), 1.0, max_steps=200).episode
+    episode = record(point_slot, start, np.random.default_rng(0), A_MISTAKE, max_steps=200).episode
 
     forced = ~episode.target_mask
     assert 4 <= forced.sum() <= 22
@@ -49,6 +62,24 @@ def test_forced_actions_never_become_targets(point_slot):
     first, last = np.flatnonzero(forced)[[0, -1]]
     frames = set(dataset.observations.images[:, 0, 0, 0].tolist())
     assert frames == set(range(len(forced))) - set(range(first - horizon + 1, last + 1))
+
+
+def test_pushes_are_masked_and_the_way_back_is_shown(point_slot):
+    start = Start(task_id=8, split="train", index=3)
+    noisy = DemonstrationConfig(recovery_probability=0.0, action_noise=0.7)
+    plain = record(point_slot, start, np.random.default_rng(1), NO_MISTAKE, max_steps=200).episode
+    demonstration = record(point_slot, start, np.random.default_rng(1), noisy, max_steps=200)
+    episode = demonstration.episode
+    pushed = ~episode.target_mask
+    assert episode.success and plain.target_mask.all() and 3 <= pushed.sum() < len(pushed) / 2
+    # What is written is what was executed, pushes and all.
+    moved = np.diff(demonstration.ee_positions, axis=0)
+    np.testing.assert_allclose(moved, 0.015 * episode.actions[:-1, :3], atol=1e-9)
+    assert np.abs(episode.actions).max() <= 1
+    first = int(np.flatnonzero(pushed)[0])
+    np.testing.assert_array_equal(episode.actions[:first], plain.actions[:first])
+    assert not np.array_equal(episode.actions[first, :3], plain.actions[first, :3])
+    assert episode.actions[first, 6] == plain.actions[first, 6]
 
 
 def test_only_successes_from_distinct_starts_are_kept(point_slot, tmp_path):
@@ -92,15 +123,26 @@ def test_other_environments_have_no_expert():
 
 
 def test_task_without_expert_is_refused_before_anything_is_built():
-    for suite, task_id, message in (
-        ("libero_90", 0, "task 0 of libero_90 .KITCHEN_SCENE10_close.* no scripted expert.* choose another suite"),
-        ("libero_spatial", 9, "task 9 of libero_spatial .* choose among 0, 1"),
-    ):
-        with pytest.raises(UserError, match=message):
-            check_demonstrations(EnvConfig(task_suite=suite, task_ids=(task_id,)), DemonstrationConfig())
+    message = "task 0 of libero_90 .KITCHEN_SCENE10_close.* no scripted expert.* choose another suite"
+    with pytest.raises(UserError, match=message):
+        check_demonstrations(EnvConfig(task_suite="libero_90", task_ids=(0,)), DemonstrationConfig())
 
 
 def test_more_demonstrations_than_starts_are_refused_before_anything_is_built():
     config = EnvConfig(task_suite="libero_goal", task_ids=(8,))
     with pytest.raises(UserError, match="episodes_per_task 201 is more than the 200 training starts"):
         check_demonstrations(config, DemonstrationConfig(episodes_per_task=201))
+
+
+def test_published_demonstrations_take_the_place_of_the_experts(tmp_path):
+    # A task without an expert: none is needed.
+    config = EnvConfig(task_suite="libero_90", task_ids=(0,), image_size=8)
+    name = load_task("libero_90", 0).name
+    write_published(tmp_path / "from" / f"{name}_demo.hdf5", episodes=3)
+    settings = DemonstrationConfig(episodes_per_task=2, source=str(tmp_path / "from"))
+    summary = collect_demonstrations(config, settings, 0, tmp_path / "to", lambda line: None)
+    assert summary["0"]["successes"] == 2
+    episodes = read_demonstrations(tmp_path / "to" / summary["0"]["file"])
+    assert len(episodes) == 2 and episodes[0].instruction == load_task("libero_90", 0).instruction
+    with pytest.raises(UserError, match="holds 3 demonstrations, 9 are wanted"):
+        collect_demonstrations(config, replace(settings, episodes_per_task=9), 0, tmp_path / "to", lambda line: None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vlarl.cli.options import parse, print_json
 from vlarl.configs.openvla import OpenVLAConfig, OpenVLAPolicyConfig
 from vlarl.configs.training import ValueKind
-from vlarl.doctor import Check, run_checks, run_libero_checks
+from vlarl.doctor import Check, run_checks, run_libero_checks, run_simulator_check
 from vlarl.reporting.progress import Console
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class DoctorOptions:
     """Value network that is trained beside the policy, of the plan."""
     libero: bool = False
     """Compare physics and frames with upstream's LIBERO too, on one task per suite (a few minutes)."""
+    suites: tuple[str, ...] = ()
+    """Compare every task of these suites with the recorded table of settled starts and frames, building those that are
+    missing (20 s each); without it the tasks that are built."""
     json: bool = False
     """Print the checks as JSON."""
 
@@ -53,8 +56,10 @@ def _run(options: DoctorOptions) -> Iterator[Check]:
     checks = run_checks()
     yield from checks
     # Without rendering the simulator cannot even be loaded.
-    if options.libero and all(check.ok for check in checks if check.name in ("packages", "rendering")):
-        yield from run_libero_checks()
+    if all(check.ok for check in checks if check.name in ("packages", "rendering")):
+        yield run_simulator_check(options.suites)
+        if options.libero:
+            yield from run_libero_checks()
 
 
 def _plan(options: DoctorOptions) -> int:

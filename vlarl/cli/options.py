@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -26,6 +26,12 @@ class RunOptions:
     minutes: float | None = None
     """Cap on the run's wall time, minutes: PPO ends early, or does not begin, so that evaluation and report fit;
     demonstrations and SFT are not cut short."""
+    task_suite: str | None = None
+    """Short for --env.task-suite: all tasks of the suite, unless --task-ids names some, under its own step limit."""
+    task_ids: tuple[int, ...] | None = None
+    """Short for --env.task-ids."""
+    episodes: int | None = None
+    """Short for --demonstrations.episodes-per-task."""
     json: bool = False
     """Print the result as JSON on standard output."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -42,7 +48,31 @@ def parse_run_options(argv: Sequence[str], command: str, description: str) -> Ru
     recipe = named_option(argv, "--recipe") or "quickstart"
     config = make_recipe(recipe)
     default = RunOptions(output=Path("runs") / recipe, config=config)
-    return parse(RunOptions, argv, command, default=default, description=description)
+    options = parse(RunOptions, argv, command, default=default, description=description)
+    return replace(options, config=_with_short_options(options, named_option(argv, "--env.max-episode-steps")))
+
+
+def _with_short_options(options: RunOptions, named_limit: str | None) -> TrainConfig:
+    """The configuration with what the short options say.
+
+    Raises:
+        UserError: a suite that does not exist.
+    """
+    config, env = options.config, options.config.env
+    if options.task_suite is not None and options.task_suite != env.task_suite:
+        # Only here: it reads LIBERO's files.
+        from vlarl.envs.libero.tasks import num_tasks
+
+        task_ids = tuple(range(num_tasks(options.task_suite)))
+        # The recipe's limit is that of the recipe's tasks.
+        limit = env.max_episode_steps if named_limit is not None else None
+        env = replace(env, task_suite=options.task_suite, task_ids=task_ids, max_episode_steps=limit)
+    if options.task_ids is not None:
+        env = replace(env, task_ids=options.task_ids)
+    demonstrations = config.demonstrations
+    if options.episodes is not None:
+        demonstrations = replace(demonstrations, episodes_per_task=options.episodes)
+    return replace(config, env=env, demonstrations=demonstrations)
 
 
 def named_option(argv: Sequence[str], flag: str) -> str | None:

@@ -38,6 +38,9 @@ class EnvConfig:
     """LIBERO's physics: "exact" gives upstream's bits, "fast" solves once per substep instead of three times."""
     render_profile: RenderProfile = "fast"
     """LIBERO's frames: "reference" gives upstream's pixels, "fast" draws light models without shadows."""
+    render_gpus: tuple[int, ...] | None = None
+    """GPUs that draw frames, round-robin over the workers; None takes all that are visible, naming all but the policy's
+    spares that one. Without a GPU the CPU draws."""
     seed: int = 0
     """Seed of the pools of training and validation starts."""
 
@@ -46,6 +49,8 @@ class EnvConfig:
         require_seed(self, "env")
         check_names("env.stepping", [self.stepping], get_args(Stepping))
         check_names("env.render_profile", [self.render_profile], get_args(RenderProfile))
+        if self.render_gpus == ():
+            raise UserError("env.render_gpus is empty: name a GPU, or leave it out for all")
         if not self.task_ids:
             raise UserError("env.task_ids is empty: name at least one task")
         if len(set(self.task_ids)) != len(self.task_ids):

@@ -22,10 +22,16 @@ class DemonstrationConfig:
     """Successful demonstrations kept per task; 0: none, and no SFT."""
     recovery_probability: float = 0.7
     """Share of demonstrations with one forced early close of the gripper and the expert's correction."""
+    action_noise: float = 0.0
+    """Strength of random pushes, standard deviation in units of an action: now and then the hand is pushed off its way
+    for some steps, which are not imitated, and the expert's way back is. 0: none."""
+    source: str | None = None
+    """Folder with demonstrations in LIBERO's published layout (`<task name>_demo.hdf5`) to take in the place of the
+    experts'; None lets the experts demonstrate."""
 
     def __post_init__(self) -> None:
         require_at_least(self, "demonstrations", 0, "episodes_per_task")
-        require_share(self, "demonstrations", "recovery_probability")
+        require_share(self, "demonstrations", "recovery_probability", "action_noise")
 
 
 @dataclass(frozen=True, kw_only=True)

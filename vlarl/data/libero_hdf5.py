@@ -30,7 +30,7 @@ from vlarl.types import Start
 CONTROL_FREQUENCY = 20
 """Env steps per second."""
 _ARM_JOINTS, _FINGER_JOINTS = 7, 2
-_HAND_IN_GRIP_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+HAND_IN_GRIP_SITE = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 """The hand body, whose orientation LIBERO records, is turned by 90 degrees against the grip site."""
 _ROBOSUITE_ENV_TYPE = 1
 """robomimic's number for robosuite environments."""
@@ -106,7 +106,7 @@ def read_demonstrations(path: Path) -> list[Episode]:
     except KeyError as error:
         raise UserError(
             f"{path} lacks a part that vlarl needs ({error.args[0]}): collect the demonstrations again with"
-            " `vlarl demos`. (Files from LIBERO's website have no `proprio`: they were recorded without it.)"
+            " `vlarl demos`. (LIBERO's published files have no `proprio`: name their folder in demonstrations.source.)"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and collect again with `vlarl demos`") from error
@@ -206,7 +206,7 @@ def _read_episode(group: h5py.Group, instruction: str) -> Episode:
 
 def _hand_quaternions(grip_site_rotations: np.ndarray) -> np.ndarray:
     """Orientations [T, 4] (x, y, z, w) of the hand body, x >= 0: continuous as long as the hand points down."""
-    quaternions = Rotation.from_matrix(grip_site_rotations @ _HAND_IN_GRIP_SITE).as_quat()
+    quaternions = Rotation.from_matrix(grip_site_rotations @ HAND_IN_GRIP_SITE).as_quat()
     return np.where(quaternions[:, :1] < 0, -quaternions, quaternions)
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import ENVIRONMENTS, EnvObservation, Transition, make_spec
-from vlarl.envs.worker import Failure, Reply, Request, run_worker
+from vlarl.envs.render_devices import check_gpus, choose_device, find_gpus
+from vlarl.envs.shared_frames import SharedFrames
+from vlarl.envs.worker import Failure, Reply, Request, run_worker, with_image
 from vlarl.errors import UserError
 from vlarl.types import Start
 
@@ -48,6 +50,7 @@ class _Episode:
 class _Worker:
     process: ForkServerProcess
     connection: Connection
+    frames: SharedFrames
     is_ready: bool = False
     idle_seconds: float = 0.0
     failures: int = 0
@@ -74,7 +77,9 @@ class VectorEnv:
 
     def __init__(self, config: EnvConfig) -> None:
         # Bad names fail here, in the driver, not in the forkserver's preload.
-        make_spec(config)
+        spec = make_spec(config)
+        check_gpus(config.render_gpus)
+        self._gpus = find_gpus() if spec.needs_rendering else ()
         self.num_envs = config.num_envs
         self.num_workers = config.num_workers
         self.restarted_episodes = 0
@@ -210,23 +215,25 @@ class VectorEnv:
             slot = local * self.num_workers + index
             worker.failures = 0
             self._pending.discard(slot)
-            self._replies[slot] = result
+            self._replies[slot] = result if isinstance(result, Failure) else with_image(result, worker.frames, local)
             if isinstance(result, Transition) and (result.terminated or result.truncated):
                 del self._episodes[slot]
 
     def _start(self, index: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        num_slots = len(range(index, self.num_envs, self.num_workers))
+        frames = SharedFrames(len(range(index, self.num_envs, self.num_workers)), self._config.image_size)
+        environment = os.environ | choose_device(index, self._config.render_gpus, self._gpus, os.environ)
         process = self._context.Process(
             target=run_worker,
-            args=(theirs, self._config, self._module_name, num_slots, dict(os.environ)),
+            args=(theirs, frames, self._config, self._module_name, environment),
             name=f"vlarl-env-{index}",
             daemon=True,
         )
         with without_main():
             process.start()
         theirs.close()
-        return _Worker(process, ours)
+        frames.close()
+        return _Worker(process, ours, frames)
 
     def _restart(self, index: int, reason: str) -> None:
         """Replaces a worker and replays the episodes that ran in it."""

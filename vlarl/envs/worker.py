@@ -4,7 +4,7 @@ import os
 import signal
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -14,8 +14,11 @@ import numpy as np
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import Environment, EnvObservation, Transition
+from vlarl.envs.shared_frames import SharedFrames
 from vlarl.errors import UserError
 from vlarl.types import Start
+
+_EMPTY = np.empty(0, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,20 @@ class Failure:
 
 
 Reply = tuple[int | None, EnvObservation | Transition | Failure | None]
-"""(slot, result). Slot None: the environments were made, or why not. Result None: of a replayed request."""
+"""(slot, result). Slot None: the environments were made, or why not. Result None: of a replayed request. An
+observation's image is in the shared frames and empty here: `without_image` and `with_image`."""
 
 
 def run_worker(
-    connection: Connection, config: EnvConfig, module_name: str, num_slots: int, environment: Mapping[str, str]
+    connection: Connection, frames: SharedFrames, config: EnvConfig, module_name: str, environment: Mapping[str, str]
 ) -> None:
     """Serves requests (lists of Request) until the other end of `connection` is closed, then ends the process.
 
     Args:
         connection: to the driver; sends Reply.
+        frames: one image per environment to make, for the driver.
         config: of the environments.
         module_name: module of the environment.
-        num_slots: how many environments to make.
         environment: the driver's environment variables; the forkserver's may be older.
     """
     # The driver handles Ctrl-C: it saves first and then closes the workers.
@@ -59,7 +63,7 @@ def run_worker(
     # A thread that always reads: the driver's sends never block on a busy worker, and its death is noticed at once.
     Thread(target=_read_requests, args=(connection, requests), name="requests", daemon=True).start()
     try:
-        slots = import_module(module_name).make_environments(config, num_slots)
+        slots = import_module(module_name).make_environments(config, len(frames.images))
     except Exception as error:
         _send(connection, (None, _describe(error)))
         return
@@ -67,7 +71,7 @@ def run_worker(
     while True:
         request = requests.get()
         try:
-            result = _simulate(slots[request.slot], request.payload)
+            result = without_image(_simulate(slots[request.slot], request.payload), frames, request.slot)
         except Exception as error:
             _send(connection, (request.slot, _describe(error)))
             continue
@@ -76,6 +80,21 @@ def run_worker(
 
 def _simulate(environment: Environment, payload: Start | np.ndarray) -> EnvObservation | Transition:
     return environment.reset(payload) if isinstance(payload, Start) else environment.step(payload)
+
+
+def without_image(result: EnvObservation | Transition, frames: SharedFrames, slot: int) -> EnvObservation | Transition:
+    """Moves the image into the slot's shared frame."""
+    if isinstance(result, Transition):
+        return replace(result, observation=without_image(result.observation, frames, slot))
+    frames.write(slot, result.image)
+    return replace(result, image=_EMPTY)
+
+
+def with_image(result: EnvObservation | Transition, frames: SharedFrames, slot: int) -> EnvObservation | Transition:
+    """Inverse of `without_image`; the image is a copy."""
+    if isinstance(result, Transition):
+        return replace(result, observation=with_image(result.observation, frames, slot))
+    return replace(result, image=frames.read(slot))
 
 
 def _read_requests(connection: Connection, requests: SimpleQueue[Request]) -> None:

@@ -19,16 +19,23 @@ from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import DemonstrationConfig
 from vlarl.data.episodes import Episode
 from vlarl.data.libero_hdf5 import Demonstration, DemonstrationTask, demonstration_path, write_demonstrations
+from vlarl.data.libero_published import read_published
 from vlarl.envs.base import EnvObservation, Progress, environment_module, make_spec
 from vlarl.envs.libero.tasks import STANDARD_LIMITS, LiberoTask, load_task, num_tasks
 from vlarl.envs.vector import MAX_FAILURES, without_main
 from vlarl.errors import UserError
-from vlarl.experts.skills import PrivilegedState
+from vlarl.experts.skills import ExpertStep, PrivilegedState
 from vlarl.experts.tasks import EXPERTS, ManipulationTask, make_expert
 from vlarl.types import Start
 
 MAX_ATTEMPTS_PER_DEMONSTRATION = 4
 """A task is given up after this many attempts per wanted demonstration."""
+
+
+PUSH_PROBABILITY = 0.04
+"""Chance that a push begins in an env step, where demonstrations have noise."""
+PUSH_STEPS = (3, 9)
+"""Shortest push, and one more than the longest, env steps."""
 
 
 class DemonstrationSlot(PrivilegedState, Protocol):
@@ -92,7 +99,7 @@ def collect_demonstrations(
 
     Args:
         config: tasks, image size, and how many processes to use at most.
-        demonstrations: how many, and how many of them with a recovery.
+        demonstrations: how many, and how many of them with a recovery; or where to take published ones from.
         seed: of the starts' order and the experts' jitter.
         folder: where the files go; existing files of these tasks are replaced.
         progress: called with a line per demonstration.
@@ -104,6 +111,8 @@ def collect_demonstrations(
         UserError: see `check_demonstrations`; or an expert that fails too often, or a worker that keeps dying.
     """
     check_demonstrations(config, demonstrations)
+    if demonstrations.source is not None:
+        return _take_published(config, demonstrations, folder, progress)
     spec = make_spec(config)
     environment_module(config.name).prepare(config, progress)
     job = CollectionJob(
@@ -136,6 +145,8 @@ def check_demonstrations(config: EnvConfig, demonstrations: DemonstrationConfig)
             f"scripted experts exist for LIBERO's own suites ({', '.join(STANDARD_LIMITS)}), not for"
             f" {config.task_suite!r}: its tasks have other goals or places under the same names"
         )
+    if demonstrations.source is not None:
+        return
     names = [load_task(config.task_suite, task_id).name for task_id in range(num_tasks(config.task_suite))]
     for task_id in config.task_ids:
         if names[task_id] not in EXPERTS:
@@ -151,6 +162,30 @@ def check_demonstrations(config: EnvConfig, demonstrations: DemonstrationConfig)
             f"demonstrations.episodes_per_task {wanted} is more than the {num_starts} training starts of a task:"
             " each start serves one demonstration"
         )
+
+
+def _take_published(
+    config: EnvConfig, demonstrations: DemonstrationConfig, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Converts the first demonstrations of published files; see `collect_demonstrations`."""
+    summaries = {}
+    for task_id in config.task_ids:
+        task = load_task(config.task_suite, task_id)
+        source = demonstration_path(Path(demonstrations.source), task.name)
+        found = read_published(source, task_id, task.instruction, demonstrations.episodes_per_task, config.image_size)
+        path = demonstration_path(folder, task.name)
+        write_demonstrations(path, found, _describe(task))
+        progress(f"{task.name}: {len(found)} demonstrations of {source}")
+        summary = TaskSummary(
+            task=task.name,
+            attempts=len(found),
+            successes=len(found),
+            success_rate=1.0,
+            mean_steps=float(np.mean([len(d.episode.actions) for d in found])),
+            file=path.name,
+        )
+        summaries[str(task_id)] = asdict(summary)
+    return summaries
 
 
 def _run(jobs: list[CollectionJob], progress: Progress) -> dict[int, TaskSummary]:
@@ -240,7 +275,7 @@ def collect_task(slot: DemonstrationSlot, task_id: int, job: CollectionJob, prog
     for attempt, index in enumerate(order, start=1):
         rng = np.random.default_rng([job.seed, task_id, attempt])
         start = Start(task_id=task_id, split="train", index=int(index))
-        demonstration = record(slot, start, rng, job.demonstrations.recovery_probability, job.max_steps[task_id])
+        demonstration = record(slot, start, rng, job.demonstrations, job.max_steps[task_id])
         if demonstration.episode.success:
             kept.append(demonstration)
             progress(f"{task.name}: {len(kept)} of {wanted} demonstrations ({attempt} attempts)")
@@ -263,12 +298,36 @@ def collect_task(slot: DemonstrationSlot, task_id: int, job: CollectionJob, prog
     )
 
 
+class Pushes:
+    """Moves the hand off its way now and then, so that a demonstration shows the way back."""
+
+    def __init__(self, rng: np.random.Generator, strength: float) -> None:
+        self._rng, self._strength = rng, strength
+        self._steps_left = 0
+        self._push = np.zeros(3)
+
+    def apply(self, step: ExpertStep) -> ExpertStep:
+        """Returns the step as it is executed; a pushed one counts as forced. The gripper does what the expert says."""
+        if not self._strength:
+            return step
+        if not self._steps_left and self._rng.random() < PUSH_PROBABILITY:
+            self._steps_left = int(self._rng.integers(*PUSH_STEPS))
+            self._push = self._rng.normal(0.0, self._strength, size=3)
+        if not self._steps_left:
+            return step
+        self._steps_left -= 1
+        action = step.action.copy()
+        action[:3] = np.clip(action[:3] + self._push, -1.0, 1.0)
+        return ExpertStep(action=action, forced=True)
+
+
 def record(
-    slot: DemonstrationSlot, start: Start, rng: np.random.Generator, recovery_probability: float, max_steps: int
+    slot: DemonstrationSlot, start: Start, rng: np.random.Generator, config: DemonstrationConfig, max_steps: int
 ) -> Demonstration:
     """Runs the expert from `start` until success, failure or `max_steps`, with an image of every env step."""
     seen = slot.reset(start)
-    expert = make_expert(slot.task, rng, recovery_probability)
+    expert = make_expert(slot.task, rng, config.recovery_probability)
+    pushes = Pushes(rng, config.action_noise)
     images, proprio, states, positions, rotations, steps = [], [], [], [], [], []
     success = False
     while not success and not expert.finished and len(steps) < max_steps:
@@ -279,7 +338,7 @@ def record(
         states.append(slot.state())
         positions.append(slot.ee_position.copy())
         rotations.append(slot.ee_rotation.copy())
-        steps.append(expert.act(slot))
+        steps.append(pushes.apply(expert.act(slot)))
         success = slot.step_once(steps[-1].action)
     episode = Episode(
         images=np.stack(images),

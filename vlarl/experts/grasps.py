@@ -27,12 +27,18 @@ class GraspSpec:
     """The same when the fingers open; None keeps `yaw`."""
     release_offset: tuple[float, float] = (0.0, 0.0)
     """The object's origin relative to the target's when the fingers open, (x, y)."""
+    carry_tolerance: float = 0.012
+    """Horizontal distance to the place of release at which lowering begins; a stretched arm may not come nearer."""
 
 
 BOWL_RIM_LEFT = GraspSpec(offset=(0.0, 0.046), grasp_height=0.015, lift_height=0.10, release_height=0.045)
 BOWL_RIM_RIGHT = replace(BOWL_RIM_LEFT, offset=(0.0, -0.046))
 BOWL_RIM_NEAR = replace(BOWL_RIM_LEFT, offset=(-0.046, 0.0), yaw=-1.571)
 """The narrow side of the hand lies along y, beside a cabinet's front."""
+BOWL_IN_DRAWER = replace(
+    BOWL_RIM_NEAR, offset=(0.046, 0.0), grasp_height=0.022, lift_height=0.14, release_height=0.06, carry_tolerance=0.02
+)
+"""The hand fits into the drawer along it, and carries the bowl over the drawer's side."""
 BOWL_ONTO_CABINET = replace(BOWL_RIM_LEFT, lift_height=0.33, release_height=0.03, target_is_site=True)
 BOTTLE_ONTO_CABINET = GraspSpec(
     offset=(0.0, 0.0), grasp_height=0.12, lift_height=0.36, release_height=0.03, target_is_site=True

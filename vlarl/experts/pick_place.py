@@ -190,7 +190,8 @@ class PickPlaceSkill:
                     self._yaw = self._grasp.release_yaw
                 self._enter(_Phase.CARRY, state)
         elif self._phase is _Phase.CARRY:
-            if self._is_turned(state) and np.linalg.norm(self._target(state)[:2] - hand[:2]) < 0.012:
+            distance = np.linalg.norm(self._target(state)[:2] - hand[:2])
+            if self._is_turned(state) and distance < self._grasp.carry_tolerance:
                 self._enter(_Phase.LOWER, state)
         elif self._phase is _Phase.LOWER:
             if self._target(state)[2] - hand[2] > -0.008:

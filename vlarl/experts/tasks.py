@@ -19,6 +19,7 @@ from vlarl.experts.grasps import (
     ACROSS_CAN,
     BOOK,
     BOTTLE_ONTO_CABINET,
+    BOWL_IN_DRAWER,
     BOWL_ONTO_CABINET,
     BOWL_RIM_LEFT,
     BOWL_RIM_NEAR,
@@ -62,9 +63,14 @@ LIBERO_SPATIAL: dict[str, Skills] = {
     "pick_up_the_black_bowl_next_to_the_ramekin_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
     "pick_up_the_black_bowl_from_table_center_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
     "pick_up_the_black_bowl_on_the_cookie_box_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
+    "pick_up_the_black_bowl_in_the_top_drawer_of_the_wooden_cabinet_and_place_it_on_the_plate": _bowl_to(
+        "plate_1", BOWL_IN_DRAWER
+    ),
     "pick_up_the_black_bowl_on_the_ramekin_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
     "pick_up_the_black_bowl_next_to_the_cookie_box_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_NEAR),
+    "pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_RIGHT),
     "pick_up_the_black_bowl_next_to_the_plate_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_LEFT),
+    "pick_up_the_black_bowl_on_the_wooden_cabinet_and_place_it_on_the_plate": _bowl_to("plate_1", BOWL_RIM_NEAR),
 }
 LIBERO_OBJECT: dict[str, Skills] = {
     "pick_up_the_alphabet_soup_and_place_it_in_the_basket": _to_basket("alphabet_soup_1", ACROSS_CAN),

@@ -13,7 +13,8 @@ from vlarl.types import Generation, Observation
 
 Decoded = tuple[Tensor, Tensor, Tensor]
 """Tokens int64, log-probs and entropy float32, each [B, K]."""
-ROWS, POSITIONS = 8, 32
+ROWS = 8
+POSITIONS = 32
 """On a GPU sizes are rounded up to powers of two of at least, and multiples of these: few graphs serve all batches."""
 
 

@@ -163,7 +163,9 @@ def test_doctor_reports_each_suite(monkeypatch, capsys):
         return result
 
     monkeypatch.setattr(parity, "run_live", fake)
-    monkeypatch.setattr(doctor_command, "run_checks", lambda: [doctor.Check(name="rendering", ok=True, detail="egl")])
+    checks = [doctor.Check(name="rendering", ok=True, detail="egl")]
+    monkeypatch.setattr(doctor_command, "run_checks", lambda: checks)
+    monkeypatch.setattr(doctor_command, "run_simulator_check", lambda _: doctor.Check(name="s", ok=True, detail=""))
     assert doctor_command.main("vlarl doctor", ["--libero", "--json"]) == 2
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert [name for name, check in checks.items() if not check["ok"]] == ["libero_object task 0", "libero_10 task 2"]

@@ -1,13 +1,15 @@
 """Building into the cache: what a user reads when it fails, and that what is built is not built again."""
 
 import os
+import shutil
 
+import mujoco
 import numpy as np
 import pytest
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.libero import env
-from vlarl.envs.libero.cache import TaskFiles, write_atomically
+from vlarl.envs.libero.cache import TaskFiles, save_model, write_atomically
 from vlarl.errors import MissingSystemLibraryError, UserError
 
 CONFIG = EnvConfig(name="libero", task_suite="libero_goal", task_ids=(7,))
@@ -90,3 +92,37 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(tmp_path / "model.mjb", fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_takes_nothing_is_one_clear_error(cache, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    # Nobody, not even root, can make a folder in either.
+    for root in ("/proc/vlarl", str(tmp_path / "file" / "cache")):
+        monkeypatch.setenv("VLARL_CACHE", root)
+        with pytest.raises(UserError, match=f"the cache {root} cannot take built tasks .*set VLARL_CACHE"):
+            env.prepare(CONFIG, print)
+
+
+def test_a_full_disk_is_noticed_before_building(cache, monkeypatch):
+    usage = shutil.disk_usage(cache.folder.parent.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5 * 2**20))
+    with pytest.raises(UserError, match=r"5 MiB are free, 20 are needed: set VLARL_CACHE"):
+        env.prepare(CONFIG, print)
+
+
+def test_a_complete_cache_may_be_read_only(cache, monkeypatch):
+    for path in (cache.starts(0), cache.description, cache.model):
+        write_atomically(path, lambda scratch: scratch.write_text(""))
+    monkeypatch.setattr(env, "require_room", lambda _: pytest.fail("it was asked to write"))
+    env.prepare(CONFIG, print)
+
+
+def test_a_model_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path):
+    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+    save_model(model, tmp_path / "a.mjb")
+    assert mujoco.MjModel.from_binary_path(str(tmp_path / "a.mjb")).ngeom == 1
+    # The device that is always full.
+    (tmp_path / f".{os.getpid()}.b.mjb").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_model(model, tmp_path / "b.mjb")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mjb"]

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from vlarl.configs.env import RenderProfile
-from vlarl.envs.libero.cache import TaskFiles, write_atomically
+from vlarl.envs.libero.cache import TaskFiles, save_model, write_atomically
 from vlarl.envs.libero.goals import resolve_goal, resolve_lamps
 from vlarl.envs.libero.light_model import build_light_model
 from vlarl.envs.libero.starts import make_starts
@@ -57,13 +56,12 @@ def build(task: LiberoTask, files: TaskFiles, seed: int, profile: RenderProfile)
 def build_models(task: LiberoTask, files: TaskFiles, upstream: Any, profile: RenderProfile) -> None:  # noqa: ANN401
     """Writes what is missing of the models and their description; `upstream` is as `make_upstream` returns it."""
     if profile == "reference" and not files.reference.is_file():
-        reference = upstream.sim.model._model
-        write_atomically(files.reference, lambda path: mujoco.mj_saveModel(reference, str(path), None))
+        save_model(upstream.sim.model._model, files.reference)
     if files.model.is_file() and files.description.is_file():
         return
     with tempfile.TemporaryDirectory() as scratch:
         model = build_light_model(upstream, Path(scratch))
-    write_atomically(files.model, lambda path: mujoco.mj_saveModel(model, str(path), None))
+    save_model(model, files.model)
     description = {
         "goal": resolve_goal(task, upstream.env),
         "lamps": resolve_lamps(upstream.env),

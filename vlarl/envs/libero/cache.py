@@ -2,17 +2,22 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mujoco
+import numpy as np
 from platformdirs import user_cache_dir
 
 from vlarl.configs.env import RenderProfile
+from vlarl.errors import UserError
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raise it when what is built changes."""
+TASK_BYTES: dict[RenderProfile, int] = {"fast": 20 * 2**20, "reference": 400 * 2**20}
+"""What a built task takes at most, by the profile that it is built for."""
 
 
 def cache_root() -> Path:
@@ -55,10 +60,14 @@ class TaskFiles:
         """Settled start states of all splits."""
         return self.folder / f"starts_{seed}.npz"
 
+    def is_loadable(self) -> bool:
+        """Whether the light model and its description are built."""
+        return self.model.is_file() and self.description.is_file()
+
     def are_complete(self, seed: int, profile: RenderProfile = "fast") -> bool:
         """Whether everything is built for the pools of this seed and the render profile."""
         reference = (self.reference,) if profile == "reference" else ()
-        return all(path.is_file() for path in (self.model, self.description, self.starts(seed), *reference))
+        return self.is_loadable() and all(path.is_file() for path in (self.starts(seed), *reference))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +98,34 @@ def clear_cache(entries: Iterable[CacheEntry]) -> None:
     """Deletes built tasks; they are built again when they are needed. Running simulations keep what they loaded."""
     for entry in entries:
         shutil.rmtree(cache_root() / entry.recipe / entry.name, ignore_errors=True)
+
+
+def require_room(needed_bytes: int) -> None:
+    """Checks that the cache can take that much more.
+
+    Raises:
+        UserError: its folder cannot be written, or its disk is full.
+    """
+    root = cache_root()
+    fix = "set VLARL_CACHE to a folder that can, or `vlarl cache --clear old` deletes what other versions built"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            free = shutil.disk_usage(root).free
+    except OSError as error:
+        raise UserError(f"the cache {root} cannot take built tasks ({error}): {fix}") from error
+    if free < needed_bytes:
+        raise UserError(
+            f"the cache {root} cannot take built tasks: {free / 2**20:.0f} MiB are free, {needed_bytes / 2**20:.0f} are"
+            f" needed: {fix}"
+        )
+
+
+def save_model(model: mujoco.MjModel, path: Path) -> None:
+    """Writes a compiled model, atomically. MuJoCo's own writing says nothing when the disk is full."""
+    buffer = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
+    mujoco.mj_saveModel(model, None, buffer)
+    write_atomically(path, lambda scratch: scratch.write_bytes(buffer))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -16,11 +16,12 @@ from vlarl.envs.libero.rendering import CAMERA, Renderer  # isort: skip
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import EnvObservation, EnvSpec, Progress, Transition
-from vlarl.envs.libero.cache import TaskFiles
+from vlarl.envs.libero.cache import TASK_BYTES, TaskFiles, require_room
 from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.simulation import Scene, Simulation
 from vlarl.envs.libero.starts import NO_MOTION, NUM_STARTS
 from vlarl.envs.libero.tasks import SETTLE_STEPS, STEP_LIMITS, LiberoTask, load_task
+from vlarl.envs.render_devices import check_gpus
 from vlarl.errors import MissingSystemLibraryError, UserError
 from vlarl.types import Start
 
@@ -33,8 +34,9 @@ def make_spec(config: EnvConfig) -> EnvSpec:
     """Reads the tasks; builds nothing.
 
     Raises:
-        UserError: unknown suite or task.
+        UserError: unknown suite or task, or a GPU to draw on that does not exist.
     """
+    check_gpus(config.render_gpus)
     tasks = {task_id: load_task(config.task_suite, task_id) for task_id in config.task_ids}
     return EnvSpec(
         action_dim=ACTION_DIM,
@@ -50,7 +52,7 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
     """Builds the tasks that the cache lacks, `num_workers` at a time (about 20 s each, once).
 
     Raises:
-        UserError: a task cannot be built; the message is the builder's.
+        UserError: the cache cannot take a task, or one cannot be built; then the message is the builder's.
     """
     make_spec(config)
     waiting = [
@@ -58,6 +60,8 @@ def prepare(config: EnvConfig, progress: Progress) -> None:
         for task_id in config.task_ids
         if not TaskFiles.of(config.task_suite, task_id).are_complete(config.seed, config.render_profile)
     ]
+    if waiting:
+        require_room(len(waiting) * TASK_BYTES[config.render_profile])
     running: dict[int, tuple[subprocess.Popen[str], IO[str]]] = {}
     try:
         while waiting or running:

@@ -84,15 +84,16 @@ def make_request(suite: str, task_id: int, *, steps: int, with_frames: bool, see
 
 
 def run_live(request: Request) -> tuple[Comparison, Comparison]:
-    """Records upstream now, with models built in a scratch folder; returns exact and fast stepping against it.
+    """Records upstream now; returns exact and fast stepping against it.
 
-    Exact stepping is compared with reference frames where the request has frames.
+    Our models come from the request's folder, where they are built if they are missing; without one they are built in
+    a scratch folder. Exact stepping is compared with reference frames where the request has frames.
 
     Raises:
         UserError: upstream failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files = TaskFiles(Path(folder))
+        files = TaskFiles(request.models or Path(folder))
         recording = record(replace(request, models=files.folder))
         profile = "reference" if request.frame_steps else None
         return compare(recording, files, "exact", profile), compare(recording, files, "fast")

@@ -59,6 +59,15 @@ def _make_context_current() -> None:
         raise _missing_library(error) from error
 
 
+def gl_renderer() -> str:
+    """OpenGL's name of what draws the frames of this process, for example "llvmpipe (LLVM 15.0.6, 256 bits)"."""
+    _make_context_current()
+    # Only here: it takes a quarter of a second to load.
+    from OpenGL import GL
+
+    return GL.glGetString(GL.GL_RENDERER).decode()
+
+
 class Renderer:
     """Renders the cameras of one model.
 
