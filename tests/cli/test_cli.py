@@ -46,7 +46,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         (["train", "--recipe", "toy", "--ppo.clip-ratio-high", "0"], "ppo.clip_ratio_high must be positive"),
         (["train", "--recipe", "toy", "--ppo.target-kl", "-1"], "ppo.target_kl must be positive, got -1.0"),
         (["train", "--recipe", "toy", "--sft.crop-pixels", "-1"], "sft.crop_pixels must be 0 or more, got -1"),
-        (["train", "--recipe", "toy", "--policy.vision-channels"], "policy.vision_channels must be sizes"),
+        (["train", "--recipe", "toy", "--policy.vision-channels"], "policy.vision_channels must be one or more sizes"),
         (["train", "--recipe", "toy", "--policy.num-bins", "1"], "policy.num_bins must be at least 2"),
         (["train", "--recipe", "toy", "--keep-last", "0"], "keep_last must be at least 1, got 0"),
         (["train", "--recipe", "toy", "--sinks"], "lacks jsonl"),
