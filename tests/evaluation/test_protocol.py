@@ -23,3 +23,8 @@ def test_comparison_says_whether_the_simulators_are_the_same():
     comparison = compare(before, make([True, False], {"mujoco": "3.4.0"}))
     assert not comparison["same_simulator"]
     assert comparison["points"] == 50.0
+
+
+def test_comparison_counts_the_episodes_that_differ():
+    assert compare(make([True, False], {}), make([False, True], {}))["differing_episodes"] == 2
+    assert compare(make([True, False], {}), make([True, False], {}))["differing_episodes"] == 0

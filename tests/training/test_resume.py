@@ -82,7 +82,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, uninterrupted):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
-    assert "the same command goes on where it stopped" in output
+    assert "the same command goes on where it stopped:\n  vlarl train --recipe toy --seed 3 " in output
     assert "Traceback" not in output
     finish(start(tmp_path / "run"))
     assert_same_result(tmp_path / "run", uninterrupted)

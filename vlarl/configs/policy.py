@@ -49,9 +49,7 @@ class PolicyConfig:
         require_at_least(self, "policy", 1, *(name for name, value in vars(self).items() if isinstance(value, int)))
         require_at_least(self, "policy", 2, "num_bins")
         if not self.vision_channels or min(self.vision_channels) < 1:
-            raise UserError(
-                f"policy.vision_channels must be one or more sizes from 1, got {list(self.vision_channels)}"
-            )
+            raise UserError(f"policy.vision_channels must be one or more sizes, got {list(self.vision_channels)}")
         stride = 2 ** len(self.vision_channels)
         if self.image_size % stride:
             raise UserError(

@@ -149,7 +149,8 @@ def _points(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.0f}".replace("-", "\N{MINUS SIGN}")
+    # An integer has no minus zero.
+    return f"{round(value):+d}".replace("-", "\N{MINUS SIGN}")
 
 
 def _bar(name: str, css: str, rate: Mapping[str, Any]) -> Bar:

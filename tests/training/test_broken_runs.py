@@ -1,0 +1,86 @@
+"""Runs that break: weights that are no numbers, and checkpoints that were damaged on the disk."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vlarl.configs.training import TrainConfig
+from vlarl.errors import NonFiniteError, UserError
+from vlarl.recipes import toy
+from vlarl.reporting.progress import Console
+from vlarl.training.checkpoint import CheckpointStore
+from vlarl.training.learner import Learner
+from vlarl.training.run import Run
+from vlarl.training.run_folder import RunFolder
+
+
+def small_toy() -> TrainConfig:
+    config = toy()
+    sizes = {"rollout_batch_size": 8, "minibatch_size": 8, "microbatch_size": 8, "num_iterations": 2}
+    return replace(
+        config,
+        env=replace(config.env, num_envs=4, num_workers=1),
+        ppo=replace(config.ppo, **sizes),
+        evaluation=replace(config.evaluation, validation_interval=0),
+        sinks=("jsonl",),
+    )
+
+
+def train(folder: RunFolder) -> list[dict]:
+    """Trains to the end; returns the deterministic part of the rows."""
+    with Run(folder, small_toy(), Console(quiet=True)) as run:
+        run.train()
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in folder.history()]
+
+
+def test_weights_that_broke_in_the_last_step_are_never_saved(tmp_path, monkeypatch):
+    update = Learner.update
+
+    def break_weights(learner, batch, iteration, **keywords):
+        metrics = update(learner, batch, iteration, **keywords)
+        if iteration == 1:
+            with torch.no_grad():
+                next(learner.model.policy.parameters()).view(-1)[0] = float("nan")
+        return metrics
+
+    monkeypatch.setattr(Learner, "update", break_weights)
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(NonFiniteError, match="weights became non-finite in iteration 1.*another --output"):
+        train(folder)
+    assert CheckpointStore(folder.checkpoints, 2).iterations() == [1]
+    assert [row["iteration"] for row in folder.history()] == [0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("broken") / "run")
+    return folder, train(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("optimizers.pt", lambda content: b"no archive"),
+        ("optimizers.pt", lambda content: b""),
+        ("optimizers.pt", lambda content: content[: len(content) // 2]),
+        ("state.json", lambda content: content[:20]),
+        ("value.safetensors", lambda content: content[:100]),
+        ("policy/model.safetensors", lambda content: content[:-5]),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(finished, name, damage):
+    folder, rows = finished
+    newest = CheckpointStore(folder.checkpoints, 2).path(3)
+    path = newest / name
+    path.write_bytes(damage(path.read_bytes()))
+    folder.train_summary.unlink()
+    with pytest.raises(UserError, match="is damaged") as raised:
+        train(folder)
+    assert str(newest) in str(raised.value) and "delete" in str(raised.value)
+    for file in sorted(newest.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    newest.rmdir()
+    assert train(folder) == rows
+    assert json.loads((newest / "state.json").read_text())["iteration"] == 3
