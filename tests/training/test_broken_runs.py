@@ -8,12 +8,14 @@ import torch
 
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import NonFiniteError, UserError
+from vlarl.evaluation.protocol import Evaluation
 from vlarl.recipes import toy
 from vlarl.reporting.progress import Console
 from vlarl.training.checkpoint import CheckpointStore
 from vlarl.training.learner import Learner
 from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder
+from vlarl.types import EpisodeResult, Start
 
 
 def small_toy() -> TrainConfig:
@@ -51,6 +53,19 @@ def test_weights_that_broke_in_the_last_step_are_never_saved(tmp_path, monkeypat
         train(folder)
     assert CheckpointStore(folder.checkpoints, 2).iterations() == [1]
     assert [row["iteration"] for row in folder.history()] == [0]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive", b"PK no archive either"])
+def test_recorded_actions_that_are_missing_or_damaged(tmp_path, content):
+    folder = RunFolder(tmp_path / "run")
+    episode = EpisodeResult(start=Start(task_id=0, split="evaluation", index=0), success=False, steps=3)
+    with Run(folder, small_toy(), Console(quiet=True)) as run:
+        for name in ("sft_greedy", "sft_sampled", "rl_greedy", "rl_sampled"):
+            Evaluation(temperature=0.0, episodes=(episode,), env_steps=3).save(folder.evaluation(name))
+        if content is not None:
+            folder.actions("sft_greedy").write_bytes(content)
+        with pytest.raises(UserError, match=r"sft_greedy_actions.npz is missing or damaged .*sft_greedy.json"):
+            run.make_videos()
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,8 @@ class CheckpointStore:
             learner.load_state_dict(torch.load(path / OPTIMIZERS, weights_only=True))
             return json.loads((path / STATE).read_text())
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            # torch's own words for it are a page on how to read untrusted files.
+            reason = f"{OPTIMIZERS} is no file of torch" if isinstance(error, UnpicklingError) else error
             raise UserError(
-                f"checkpoint {path} is damaged ({error}): delete this folder to go on from the one before"
+                f"checkpoint {path} is damaged ({reason}): delete this folder to go on from the one before"
             ) from error

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -245,8 +246,16 @@ class Run:
         return rate is not None and (self.folder.demonstrations / rate["file"]).is_file()
 
     def _replay(self, stage: Stage, start: Start) -> np.ndarray:
-        with np.load(self.folder.actions(f"{stage}_greedy"), allow_pickle=False) as actions:
-            executed = actions[f"{start.task_id}_{start.index}"]
+        name = f"{stage}_greedy"
+        path = self.folder.actions(name)
+        try:
+            with np.load(path, allow_pickle=False) as actions:
+                executed = actions[f"{start.task_id}_{start.index}"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise UserError(
+                f"{path} is missing or damaged ({error}): delete {self.folder.evaluation(name)}, then the same command"
+                " evaluates again"
+            ) from error
         return environment_module(self.config.env.name).replay_frames(
             self.config.env, start, executed, every=VIDEO_EVERY
         )
