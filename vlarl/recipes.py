@@ -15,7 +15,7 @@ from vlarl.configs.training import (
     SFTConfig,
     TrainConfig,
 )
-from vlarl.errors import unknown_name
+from vlarl.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
     """
     name = task_suite or next(iter(QUICKSTART_SUITES))
     if task_ids is None and name not in QUICKSTART_SUITES:
-        raise unknown_name("quickstart suite", name, QUICKSTART_SUITES)
+        error = unknown_name("quickstart suite", name, QUICKSTART_SUITES)
+        raise UserError(f"{error}. Of any other suite, name the tasks: --task-ids")
     suite = QUICKSTART_SUITES.get(name, OTHER_SUITE)
     return TrainConfig(
         recipe="quickstart",

@@ -24,6 +24,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
         (["trian"], "Did you mean 'train'"),
         (["train", "--recipe", "quickstrat"], "Did you mean 'quickstart'"),
         (["quickstart", "--task-suite", "libero_gaol"], "Did you mean 'libero_goal'"),
+        (["quickstart", "--task-suite", "libero_10"], "name the tasks: --task-ids"),
         (["quickstart", "--task-ids", "3", "99"], "has no task 99"),
         (["demos", "--task-suite", "libero_gaol"], "Did you mean 'libero_goal'"),
         (["demos", "--episodes", "-1"], "must be 0 or more"),

@@ -251,7 +251,7 @@ class Learner:
         if bad:
             raise NonFiniteError(
                 f"training became non-finite ({', '.join(f'{k} = {v}' for k, v in bad.items())}): the last checkpoint"
-                " is kept. Lower ppo.learning_rate or raise ppo.temperature, then run the same command"
+                " is kept. Lower ppo.learning_rate or raise ppo.temperature, and train into another --output"
             )
         if not critic_only:
             self.policy_updates += 1
