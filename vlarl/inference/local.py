@@ -15,8 +15,10 @@ from vlarl.types import Generation, Observation
 
 Decoded = tuple[Tensor, Tensor, Tensor]
 """Tokens int64, log-probs and entropy float32, each [B, K]."""
-ROWS, POSITIONS = 8, 32
-"""On a GPU sizes are rounded up to powers of two of at least, and multiples of these: few graphs serve all batches."""
+ROWS = 8
+"""On a GPU batches of more than one are rounded up to powers of two, at least this: few graphs serve all batches."""
+POSITIONS = 32
+"""On a GPU prompts are rounded up to multiples of this."""
 
 
 class LocalGenerator:
