@@ -2,7 +2,9 @@
 #   PYTHON=python3.12              which Python makes .venv; default: the first of 3.11 to 3.13 that is found
 #   PIP_ARGS="--extra-index-url …" passed to pip, for example to choose torch's CPU build
 #   OUTPUT=DIR ARGS="--seed 1"     of quickstart; PYTEST_ARGS="-k ppo" of the tests
+#   BENCH_OUTPUT=DIR ARGS="…"      of bench-gpu
 OUTPUT ?= runs/quickstart
+BENCH_OUTPUT ?= runs/bench-gpu
 ARGS ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?=
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format clean
+.PHONY: help setup quickstart test test-all bench-gpu check format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -35,6 +37,10 @@ test: setup ## all tests but the slow ones
 
 test-all: setup ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Takes the Python that is there: torch, transformers and peft are enough, vlarl need not be installed.
+bench-gpu: ## OpenVLA-7B with random weights on a GPU: decoding, PPO update, memory; writes JSON and Markdown
+	PYTHONPATH=. $(or $(PYTHON),$(wildcard $(BIN)/python),python3) benchmarks/gpu.py --output '$(BENCH_OUTPUT)' $(ARGS)
 
 check: setup ## lint, format, types, import order
 	$(BIN)/ruff check .

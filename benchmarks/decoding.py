@@ -59,14 +59,17 @@ def reference_tokens(policy: VLAPolicy, observations: Observation) -> np.ndarray
 
 
 def seconds_per_call(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Medians over `repeats` calls of each, in turn, so that both meet the same machine; one call each to warm up."""
+    """Medians over `repeats` calls of each, in turn, after one each to warm up.
+
+    Processor time of the one thread that runs: other jobs on the machine are not counted.
+    """
     samples: list[list[float]] = [[], []]
     for index in range(1 + repeats):
         for side, function in enumerate((ours, theirs)):
-            started = time.perf_counter()
+            started = time.process_time()
             function()
             if index:
-                samples[side].append(time.perf_counter() - started)
+                samples[side].append(time.process_time() - started)
     return float(np.median(samples[0])), float(np.median(samples[1]))
 
 

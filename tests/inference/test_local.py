@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +26,46 @@ def test_generator_and_learner_agree_on_logprobs_and_entropy(temperature):
     )
     assert np.abs(logprobs.detach().numpy() - result.logprobs).max() < 1e-4
     assert np.abs(entropy.detach().numpy() - result.entropy).max() < 1e-4
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 11])
+def test_rounded_sizes_change_nothing(count):
+    """On a GPU batches and prompts are padded to the sizes of recorded graphs; what fills them up is not seen."""
+    policy = make_policy()
+    exact, rounded = LocalGenerator(policy, 0.8), LocalGenerator(policy, 0.8, round_sizes=True)
+    # A large batch first: its keys and values are what the smaller ones find in the padding.
+    rounded.generate(make_observation(16, seed=1), noise(16, seed=1))
+    for draws in (None, noise(count)):
+        expected = exact.generate(make_observation(count), draws)
+        result = rounded.generate(make_observation(count), draws)
+        assert np.array_equal(result.action_tokens, expected.action_tokens)
+        np.testing.assert_allclose(result.logprobs, expected.logprobs, atol=1e-5)
+        np.testing.assert_allclose(result.entropy, expected.entropy, atol=1e-5)
+
+
+def test_a_generators_weights_go_with_it():
+    """Fused copies of a large decoder must not wait for the garbage collector."""
+    generator = LocalGenerator(make_policy(), 1.0)
+    generator.generate(make_observation(2), None)
+    fused = weakref.ref(generator._stepper)
+    gc.disable()
+    try:
+        del generator
+        assert fused() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+def test_graphs_repeat_what_the_cpu_decodes():
+    on_cpu, on_gpu = make_policy(), make_policy().cuda()
+    for count in (1, 5, 8, 5):
+        expected = LocalGenerator(on_cpu, 0.8).generate(make_observation(count), noise(count))
+        generator = LocalGenerator(on_gpu, 0.8)
+        for _ in range(2):
+            result = generator.generate(make_observation(count), noise(count))
+            np.testing.assert_allclose(result.logprobs, expected.logprobs, atol=1e-3)
+            assert np.array_equal(result.action_tokens, expected.action_tokens)
 
 
 def test_samples_follow_the_distribution():

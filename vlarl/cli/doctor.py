@@ -86,20 +86,28 @@ def _plan_lines(options: DoctorOptions, plan: "MemoryPlan") -> list[str]:
     def line(label: str, size: int) -> str:
         return f"  {label:<60}{size / 1e9:9.2f} GB"
 
+    shared = plan.num_trainers == 0
+    sharded = ", sharded" if plan.num_trainers > 1 else ""
     rows = [
         f"{options.policy}, LoRA, {options.value} value network, gradient checkpointing, {options.gpus} GPUs of"
         f" {options.gpu_memory:g} GB ({plan.usable / 1e9:.1f} GB usable)",
-        f"each of {max(1, plan.num_trainers)} trainers:",
-        line("frozen weights, bfloat16 (sharded)", plan.frozen_weights),
-        line("policy: LoRA, gradients, Adam", plan.policy_training),
-        line("value network: trained weights, gradients, Adam", plan.value_training),
+        "one GPU trains and decodes:" if shared else f"each of {plan.num_trainers} trainers:",
+        line(f"frozen weights, bfloat16{sharded}", plan.frozen_weights),
+        line(f"policy: LoRA, gradients, Adam, float32{sharded}", plan.policy_training),
+        line(f"value network: trained weights, gradients, Adam{sharded}", plan.value_training),
+        line("activations of a step, whatever the micro-batch", plan.activations_fixed),
+        line("activations for each turn of the micro-batch", plan.activations_per_turn),
     ]
     sizes = [size for size in (1, 4, 16, 64) if size < plan.largest_microbatch]
-    rows += [line(f"peak with micro-batch {size}", plan.step_bytes(size)) for size in (*sizes, plan.largest_microbatch)]
+    rows += [
+        line(f"peak with micro-batch {size}", plan.step_bytes(size) + plan.beside)
+        for size in (*sizes, plan.largest_microbatch)
+        if size
+    ]
     rows += [
         f"largest micro-batch: {plan.largest_microbatch} turns",
-        "the generator:",
-        line("weights, adapters, fused projections", plan.generator_weights),
+        "the generator beside it:" if shared else "the generator, on the last GPU:",
+        line("fused projections" if shared else "weights, adapters, fused projections", plan.generator_weights),
         line("key-value cache per observation", plan.kv_cache_per_environment),
         f"most observations decoded at once: {plan.largest_generation_batch}",
     ]

@@ -1,5 +1,7 @@
 """Batched decoding of action tokens with a key-value cache, in the learner's process."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,8 +16,9 @@ from vlarl.types import Generation, Observation
 Decoded = tuple[Tensor, Tensor, Tensor]
 """Tokens int64, log-probs and entropy float32, each [B, K]."""
 ROWS = 8
+"""On a GPU batches of more than one are rounded up to powers of two, at least this: few graphs serve all batches."""
 POSITIONS = 32
-"""On a GPU sizes are rounded up to powers of two of at least, and multiples of these: few graphs serve all batches."""
+"""On a GPU prompts are rounded up to multiples of this."""
 
 
 class LocalGenerator:
@@ -93,25 +96,32 @@ class LocalGenerator:
             if moved:
                 self._turns.clear()
             draws = torch.zeros(batch, self.num_action_tokens, device=device)
-            steps = CapturedCall(lambda: self._steps(turn, None if greedy else draws), device)
+            # Not a method of this object, which would be in a cycle with its own weights: they are to go at once.
+            steps = CapturedCall(
+                partial(_sample_turn, self._policy, self._stepper, turn, self._temperature, None if greedy else draws),
+                device,
+            )
             self._turns[key] = turn, draws, steps
         return self._turns[key]
 
-    def _steps(self, turn: Turn, uniforms: Tensor | None) -> Decoded:
-        """Samples the turn's tokens one after the other; never waits for the device."""
-        trunk, hidden = self._policy.trunk, turn.hidden
-        batch, num_tokens = len(hidden), self.num_action_tokens
-        tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=hidden.device)
-        logprobs, entropy = torch.empty(2, batch, num_tokens, device=hidden.device)
-        for index in range(num_tokens):
-            scores = torch.log_softmax(at_least_float32(trunk.logits(hidden)) / self._temperature, dim=-1)
-            chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
-            tokens[:, index] = chosen + trunk.first_token
-            logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)
-            entropy[:, index] = -(scores.exp() * scores).sum(-1)
-            if index + 1 < num_tokens:
-                hidden = self._stepper.step(turn, trunk.embed_actions(tokens[:, index : index + 1], index)[:, 0], index)
-        return tokens, logprobs, entropy
+
+def _sample_turn(
+    policy: VLAPolicy, stepper: LlamaStepper, turn: Turn, temperature: float, uniforms: Tensor | None
+) -> Decoded:
+    """Samples a turn's tokens one after the other; never waits for the device."""
+    trunk, hidden = policy.trunk, turn.hidden
+    batch, num_tokens = len(hidden), policy.config.num_action_tokens
+    tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=hidden.device)
+    logprobs, entropy = torch.empty(2, batch, num_tokens, device=hidden.device)
+    for index in range(num_tokens):
+        scores = torch.log_softmax(at_least_float32(trunk.logits(hidden)) / temperature, dim=-1)
+        chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
+        tokens[:, index] = chosen + trunk.first_token
+        logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)
+        entropy[:, index] = -(scores.exp() * scores).sum(-1)
+        if index + 1 < num_tokens:
+            hidden = stepper.step(turn, trunk.embed_actions(tokens[:, index : index + 1], index)[:, 0], index)
+    return tokens, logprobs, entropy
 
 
 def _choose(scores: Tensor, uniform: Tensor | None) -> Tensor:

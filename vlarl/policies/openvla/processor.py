@@ -143,9 +143,9 @@ class OpenVLAProcessor:
 
     def normalize(self, images: Tensor) -> Tensor:
         """[B, H, H, 3] uint8 -> pixels [B, 6, H, H] float32; done per micro-batch, batches keep uint8."""
-        scaled = images.permute(0, 3, 1, 2).to(torch.float32).div(255)
+        scaled = images.permute(0, 3, 1, 2).contiguous().div(255.0)
         mean, std = self.mean.to(images.device), self.std.to(images.device)
-        return scaled.repeat(1, 2, 1, 1).sub_(mean).div_(std)
+        return torch.cat([(scaled - mean[part]).div_(std[part]) for part in (slice(0, 3), slice(3, 6))], dim=1)
 
 
 def check_image(image: np.ndarray, expected: str) -> None:
