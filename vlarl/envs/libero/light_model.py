@@ -14,6 +14,8 @@ TARGET_FACES = 300
 """Faces that a visual mesh is simplified to, where its parts allow it."""
 TEXTURE_SIZE = 128
 """Longest side of a texture, pixels."""
+PLAIN_SIZE = 8
+"""Side of a texture of one colour, pixels."""
 VIDEO_SIZE = 256
 """Largest image that can be rendered, pixels."""
 
@@ -68,7 +70,8 @@ def _simplify_meshes(spec: mujoco.MjSpec, reference: mujoco.MjModel) -> None:
             geom.meshname = f"{geom.meshname}__visual"
     for mesh in list(spec.meshes):
         if mesh.name in used - physical:
-            mesh.delete()
+            # The name of it from 3.3.3 on, which `vlarl doctor` has to be able to compare.
+            spec.delete(mesh) if hasattr(spec, "delete") else mesh.delete()
 
 
 def _light_mesh(model: mujoco.MjModel, mesh: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -113,6 +116,8 @@ def _corner_coordinates(model: mujoco.MjModel, mesh: int, faces: np.ndarray) -> 
 
 def _shrink_textures(spec: mujoco.MjSpec, scratch: Path) -> None:
     for index, texture in enumerate(spec.textures):
+        if not texture.file and _is_plain(texture):
+            texture.width = texture.height = PLAIN_SIZE
         if not texture.file:
             continue
         image = Image.open(texture.file).convert("RGB")
@@ -123,6 +128,15 @@ def _shrink_textures(spec: mujoco.MjSpec, scratch: Path) -> None:
         path = scratch / f"texture_{index}.png"
         image.save(path)
         texture.file = str(path)
+
+
+def _is_plain(texture: mujoco.MjsTexture) -> bool:
+    """Whether a texture that MuJoCo makes looks the same in any size: one colour, or the sky, which "fast" leaves out.
+
+    At their full size they take 20 MiB in every renderer.
+    """
+    is_flat = texture.builtin == mujoco.mjtBuiltin.mjBUILTIN_FLAT and texture.mark == mujoco.mjtMark.mjMARK_NONE
+    return is_flat or texture.type == mujoco.mjtTexture.mjTEXTURE_SKYBOX
 
 
 def _check_physics(model: mujoco.MjModel, reference: mujoco.MjModel) -> None:

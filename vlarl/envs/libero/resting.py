@@ -15,7 +15,14 @@ from mujoco.introspect import ast_nodes, structs
 
 from vlarl.envs.libero.compiled import FIXED, FREE, OTHER
 
-_C_TYPES = {"int": ctypes.c_int, "mjtNum": ctypes.c_double, "size_t": ctypes.c_size_t, "mjtByte": ctypes.c_ubyte}
+_C_TYPES = {
+    "int": ctypes.c_int,
+    "mjtNum": ctypes.c_double,
+    "size_t": ctypes.c_size_t,
+    "mjtByte": ctypes.c_ubyte,
+    # From 3.4.0, which `vlarl doctor` has to be able to compare.
+    "mjtSize": ctypes.c_int64,
+}
 
 
 def _c_type(declared: object) -> type:
