@@ -78,7 +78,7 @@ def test_bad_exports_are_refused(capsys, trained, tmp_path):
     assert code == 2 and "only OpenVLA has a published layout" in errors
 
 
-@pytest.mark.parametrize(("percent", "verdict"), [(84.7, "agrees"), (70.1, "agrees"), (99.0, "above"), (50.0, "below")])
+@pytest.mark.parametrize(("percent", "verdict"), [(84.7, "agrees"), (70.1, "agrees"), (99.0, "below"), (50.0, "above")])
 def test_verdict_on_a_published_figure(percent, verdict):
     result = compare_with_published({"ci95": (0.70, 0.90), "success_rate": 0.81}, percent)
     assert result["verdict"] == verdict

@@ -103,7 +103,7 @@ def main(command: str, argv: Sequence[str]) -> int:
 
 
 def compare_with_published(summary: dict[str, Any], percent: float) -> dict[str, Any]:
-    """JSON-able verdict on a published success rate: agrees, below or above our 95 % interval."""
+    """JSON-able verdict on a published success rate: ours agrees (it lies in our 95 % interval), is below or above."""
     low, high = (100 * bound for bound in summary["ci95"])
     verdict = "agrees" if low <= percent <= high else ("below" if high < percent else "above")
     return {"percent": percent, "points": 100 * summary["success_rate"] - percent, "verdict": verdict}
