@@ -106,7 +106,10 @@ def test_an_episode_is_a_function_of_its_start():
 
 
 @given(
-    st.sampled_from(["train", "validation", "evaluation"]), st.integers(0, 49), st.integers(0, 9), st.integers(0, 2**70)
+    st.sampled_from(["train", "validation", "evaluation"]),
+    st.integers(0, 49),
+    st.integers(0, 9),
+    st.integers(0, 2**32 - 2),
 )
 def test_seeds_of_starts_differ_between_splits_and_follow_the_config(split, index, task, seed):
     config, start = replace(CONFIG, seed=seed), Start(task_id=task, split=split, index=index)

@@ -12,13 +12,8 @@ from vlarl.data.libero_hdf5 import read_demonstrations
 from vlarl.data.sft import SFTDataset
 from vlarl.envs.libero.tasks import load_task
 from vlarl.errors import UserError
-from vlarl.experts.demonstrations import (
-    CollectionJob,
-    check_demonstrations,
-    collect_demonstrations,
-    collect_task,
-    record,
-)
+from vlarl.experts.demonstrations import check_demonstrations, collect_demonstrations
+from vlarl.experts.recording import CollectionJob, collect_task, record
 from vlarl.types import Start
 
 NO_MISTAKE = DemonstrationConfig(recovery_probability=0.0)
