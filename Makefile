@@ -1,16 +1,15 @@
 # The whole project from a fresh clone: `make quickstart` or `make test`. `make help` lists the rest.
 #   PYTHON=python3.12              which Python makes .venv; default: the first of 3.11 to 3.13 that is found
 #   PIP_ARGS="--extra-index-url …" passed to pip, for example to choose torch's CPU build
-#   OUTPUT=DIR ARGS="--seed 1"     of quickstart, and MINUTES=30 to let a slow machine finish all iterations; PYTEST_ARGS="-k ppo" of the tests
+#   OUTPUT=DIR ARGS="--seed 1"     of quickstart, MINUTES=40 lets a slow machine finish all iterations
+#   PYTEST_ARGS="-k ppo"           of the tests
 #   BENCH_OUTPUT=DIR ARGS="…"      of bench-gpu
 OUTPUT ?= runs/quickstart
 BENCH_OUTPUT ?= runs/bench-gpu
 ARGS ?=
 MINUTES ?= 15
 PIP_ARGS ?=
-MINUTES ?= 15
 PYTEST_ARGS ?=
-MINUTES ?= 15
 PYTHON ?=
 
 VENV := .venv
