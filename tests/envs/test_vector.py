@@ -281,7 +281,7 @@ def test_workers_do_not_load_torch_or_the_callers_main(tmp_path):
 
 def run_script(script: Path, path: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(script)], env=script_environment(path), capture_output=True, text=True, timeout=60
+        [sys.executable, str(script)], env=script_environment(path), capture_output=True, text=True, timeout=300
     )
 
 

@@ -30,7 +30,7 @@ def start(output: Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
@@ -80,7 +80,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, uninterrupted):
     process = start(tmp_path / "run")
     wait_for_rows(tmp_path / "run", 1, process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert "the same command goes on where it stopped:\n  vlarl train --recipe toy --seed 3 " in output
     assert "Traceback" not in output
