@@ -324,7 +324,7 @@ def test_no_process_outlives_a_killed_driver(tmp_path, state):
         driver.kill()
         driver.wait()
         driver.stdout.close()
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 
 
