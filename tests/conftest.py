@@ -2,10 +2,14 @@
 
 import os
 
+import hypothesis
 import pytest
 
 # Before torch and numpy are imported, and inherited by worker processes: figures do not depend on the number of cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Speed is no test: a busy machine passes too.
+hypothesis.settings.register_profile("vlarl", deadline=None)
+hypothesis.settings.load_profile("vlarl")
 
 from tests.openvla_fixture import DIFFERENCES, PUBLISHED, Reference, require  # noqa: E402
 from vlarl.errors import MissingSystemLibraryError  # noqa: E402

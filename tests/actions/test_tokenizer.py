@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vlarl.actions.tokenizer import ActionTokenizer
@@ -28,7 +28,6 @@ def test_zero_is_exact(num_bins):
     assert tokenizer.decode(tokenizer.encode(np.array([0.0]))).tolist() == [0.0]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-2, 2), min_size=1, max_size=8), st.sampled_from([2, 16, 255, 256]))
 def test_round_trip_is_within_half_a_bin(actions, num_bins):
     tokenizer = ActionTokenizer(vocab_size=1000, num_bins=num_bins)
@@ -40,7 +39,6 @@ def test_round_trip_is_within_half_a_bin(actions, num_bins):
     assert np.abs(decoded - clipped).max() <= 1 / (num_bins - 1) + 1e-6
 
 
-@settings(deadline=None)
 @given(st.integers(31745, 31999))
 def test_decoding_then_encoding_gives_the_id_back(token_id):
     assert TOKENIZER.encode(TOKENIZER.decode(np.array([token_id]))).tolist() == [token_id]

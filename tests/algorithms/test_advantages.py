@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -58,7 +58,6 @@ def packed_trajectories(draw):
     }
 
 
-@settings(deadline=None)
 @given(packed_trajectories(), st.floats(0, 1))
 def test_lambda_one_returns_are_discounted_sums(data, gamma):
     _, returns = gae(**data, gamma=gamma, gae_lambda=1.0)
@@ -72,7 +71,6 @@ def test_lambda_one_returns_are_discounted_sums(data, gamma):
         start += length
 
 
-@settings(deadline=None)
 @given(packed_trajectories())
 def test_trajectories_do_not_see_each_other(data):
     together, _ = gae(**data, gamma=0.9, gae_lambda=0.8)
@@ -125,7 +123,6 @@ def test_normalization_weighs_turns_by_their_tokens():
     assert normalized.tolist() == pytest.approx([-0.5 / 0.75**0.5, 1.5 / 0.75**0.5], rel=1e-7)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(1, 5)), min_size=2, max_size=8))
 def test_normalization_equals_that_of_repeated_turns(rows):
     advantages, counts = doubles([a for a, _ in rows]), torch.tensor([c for _, c in rows])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -94,7 +94,6 @@ def test_at_the_old_policy_the_gradient_is_the_policy_gradient(ratio_level):
     assert loss.clip_fraction_sum.item() == 0
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 12),

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vlarl.evaluation.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
@@ -29,7 +29,6 @@ def test_wilson_interval_published(successes, episodes, expected):
     assert wilson_interval(successes, episodes) == pytest.approx(expected, abs=5e-5)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_interval_is_where_the_score_test_rejects(counts):
     successes, episodes = counts
@@ -110,7 +109,6 @@ def test_paired_interval_with_negative_association_by_hand():
 COUNTS = st.tuples(*[st.integers(0, 60)] * 4).filter(lambda counts: sum(counts) > 0)
 
 
-@settings(deadline=None)
 @given(COUNTS)
 def test_paired_interval_holds_the_difference_and_turns_with_it(counts):
     before, after = pairs(*counts)

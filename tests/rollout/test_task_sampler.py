@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vlarl.configs.curriculum import CurriculumConfig
@@ -53,7 +53,6 @@ def test_a_tiny_temperature_takes_the_worst_task(strategy):
     assert compute_probabilities(np.array([0.9, 0.8]), config).tolist() == pytest.approx([0, 1])
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(STRATEGIES),
     st.lists(st.floats(0, 1), min_size=1, max_size=10),
@@ -102,7 +101,6 @@ def test_frontier_never_starves_a_task(iterations):
     assert min(counts[task] for task in TASKS) >= 5
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 1000),
     iteration=st.integers(0, 1000),
