@@ -14,8 +14,9 @@ from dataclasses import asdict
 from vlarl.envs.libero.simulator_check import TABLE, measure, this_machine  # isort: skip
 
 from vlarl.envs.libero.build import build_models, make_upstream
-from vlarl.envs.libero.cache import TaskFiles, write_atomically
+from vlarl.envs.libero.cache import TaskFiles
 from vlarl.envs.libero.tasks import STANDARD_LIMITS, load_task, num_tasks
+from vlarl.files import write_atomically
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def test_text_is_on_the_disk_before_its_name(tmp_path, events):
     write_text(path, "2")
     assert path.read_text() == "2"
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
-    assert events[:3] == ["flush a.json.tmp", "rename to a.json", "flush run"]
+    assert events[:3] == [f"flush .{os.getpid()}.a.json", "rename to a.json", "flush run"]
 
 
 def test_folder_is_on_the_disk_before_its_name(tmp_path, events):

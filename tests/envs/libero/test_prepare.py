@@ -9,8 +9,9 @@ import pytest
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.libero import env
-from vlarl.envs.libero.cache import TaskFiles, save_model, write_atomically
+from vlarl.envs.libero.cache import TaskFiles, save_model
 from vlarl.errors import MissingSystemLibraryError, UserError
+from vlarl.files import write_atomically
 
 CONFIG = EnvConfig(name="libero", task_suite="libero_goal", task_ids=(7,))
 

