@@ -72,6 +72,23 @@ def test_accumulated_gradient_equals_the_minibatchs(ratio_level, microbatch_size
     assert ((whole - parts).norm() / whole.norm()).item() < 1e-10
 
 
+def test_the_entropy_bonus_is_its_weight_times_the_entropys_gradient():
+    batch, results = make_batch(torch.float64), []
+    for weight in (0.0, 0.5):
+        config = replace(CONFIG, entropy_coef=weight, max_grad_norm=1e9)
+        learner = make_learner(config, torch.float64)
+        learner._minibatch_step(batch, critic_only=False)
+        results.append(gradients(learner))
+    policy = make_policy().to(torch.float64)
+    _, entropies = policy.token_logprobs(batch.inputs, batch.action_tokens, CONFIG.temperature)
+    mask = batch.targets.token_mask
+    ((entropies * mask).sum() / mask.sum()).backward()
+    entropy = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+    assert entropy.abs().max() > 1e-3
+    difference = (results[1] - results[0])[: len(entropy)]
+    torch.testing.assert_close(difference, -0.5 * entropy, rtol=1e-4, atol=1e-5)
+
+
 def test_critic_only_leaves_the_policy_alone():
     learner = make_learner(CONFIG)
     before = {name: p.clone() for name, p in learner.model.named_parameters()}
