@@ -125,7 +125,7 @@ def _modes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     meanings = {"greedy": "the likeliest token at every step", "sampled": "tokens drawn as in training"}
     modes = []
     for mode, meaning in meanings.items():
-        bars = [_bar(name, css, stage if mode == "greedy" else stage["sampled"]) for name, css, stage in stages]
+        bars = [rate_bar(name, css, stage if mode == "greedy" else stage["sampled"]) for name, css, stage in stages]
         lift = summary.get("lift", {}).get(mode)
         modes.append(
             {
@@ -133,13 +133,14 @@ def _modes(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "meaning": meaning,
                 "bars": bars,
                 "strip": plots.interval_strip(bars),
-                "lift": lift and _lift_text(lift),
+                "lift": lift and lift_text(lift),
             }
         )
     return modes
 
 
-def _lift_text(lift: Mapping[str, Any]) -> dict[str, str]:
+def lift_text(lift: Mapping[str, Any]) -> dict[str, str]:
+    """A paired comparison (`vlarl.evaluation.protocol.compare`) as text: points, and a note with interval and p."""
     low, high = (_signed(value) for value in lift["ci95"])
     return {"points": _points(lift["points"]), "note": f"95{NBSP}% {low} to {high}, {p_text(lift['p_value'])}"}
 
@@ -153,7 +154,8 @@ def _signed(value: float) -> str:
     return f"{round(value):+d}".replace("-", "\N{MINUS SIGN}")
 
 
-def _bar(name: str, css: str, rate: Mapping[str, Any]) -> Bar:
+def rate_bar(name: str, css: str, rate: Mapping[str, Any]) -> Bar:
+    """Bar of a success rate (`vlarl.evaluation.protocol.rate`), its counts and interval as the note."""
     low, high = rate["ci95"]
     note = f"{rate['successes']} of {rate['episodes']}, 95{NBSP}% {percent(low)} to {percent(high)}"
     return Bar(name=name, css=css, rate=rate["success_rate"], ci95=(low, high), note=note)
@@ -197,7 +199,7 @@ def _tasks(files: RunFiles) -> list[dict[str, Any]]:
         for mode in ("greedy", "sampled"):
             stages = [(name, css, summary[key]) for key, name, css in STAGES if key in summary]
             rates = [(n, c, (s if mode == "greedy" else s["sampled"])["per_task"].get(task)) for n, c, s in stages]
-            groups.append((mode, plots.rate_bars([_bar(n, c, rate) for n, c, rate in rates if rate])))
+            groups.append((mode, plots.rate_bars([rate_bar(n, c, rate) for n, c, rate in rates if rate])))
         if any(bars for _, bars in groups):
             cards.append({"id": task, "instruction": files.instruction(task), "groups": groups})
     return cards
@@ -236,7 +238,7 @@ def _probes(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     present = [(key, name, css) for key, name, css in PROBES if key in rates]
     normal = rates["normal"]["success_rate"]
     drops = [(name, _points(100 * (rates[key]["success_rate"] - normal))) for key, name, _ in present[1:]]
-    return {"bars": plots.rate_bars([_bar(name, css, rates[key]) for key, name, css in present]), "drops": drops}
+    return {"bars": plots.rate_bars([rate_bar(name, css, rates[key]) for key, name, css in present]), "drops": drops}
 
 
 def _sft(files: RunFiles) -> dict[str, Any] | None:
@@ -244,7 +246,7 @@ def _sft(files: RunFiles) -> dict[str, Any] | None:
     for task, counts in files.summary.get("demonstrations", {}).items():
         successes, attempts = counts["successes"], counts["attempts"]
         rate = {"successes": successes, "episodes": attempts, "success_rate": successes / attempts}
-        bars.append(_bar(files.instruction(task), "c2", rate | {"ci95": wilson_interval(successes, attempts)}))
+        bars.append(rate_bar(files.instruction(task), "c2", rate | {"ci95": wilson_interval(successes, attempts)}))
     if not bars and not files.sft_rows:
         return None
     return {
