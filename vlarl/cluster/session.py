@@ -19,11 +19,15 @@ LOOPBACK = "127.0.0.2"
 CONNECT_SECONDS = 10.0
 PLACE_SECONDS = 120.0
 """Longest wait until a cluster that has the resources has them free."""
-QUIET = {
+DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Environment workers without a GPU of their own still draw on one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A busy machine takes longer than Ray's own limits, 30 s and 60 s.
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "600",
 }
+"""Ray's settings by environment variables, unless they are set."""
 
 
 def check_installed() -> None:
@@ -53,7 +57,7 @@ def open_cluster(
         UserError: Ray is not installed, nothing answers at the address, other versions there, too few GPUs or CPUs.
     """
     check_installed()
-    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
+    os.environ |= {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
     import ray
 
     placement = make_placement(roles, config.env, 0)
