@@ -23,8 +23,7 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Environment workers without a GPU of their own still draw on one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A busy machine takes longer than Ray's own limits, 30 s and 60 s.
-    "RAY_raylet_start_wait_time_s": "300",
+    # A worker of a busy machine takes longer than 60 s to import its libraries.
     "RAY_worker_register_timeout_seconds": "600",
 }
 """Ray's settings by environment variables, unless they are set."""
