@@ -27,7 +27,7 @@ setup: $(INSTALLED) ## make .venv and install vlarl with its tested versions
 # The stamp is written last, so an interrupted installation is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || scripts/make_venv.sh $(VENV) $(PYTHON)
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,cluster]'
 	@touch $@
 
 quickstart: setup ## LIBERO end to end in 15 minutes: demonstrations, SFT, PPO, report

@@ -37,7 +37,8 @@ from vlarl.policies.openvla.random_weights import (
 )
 from vlarl.policies.value import make_value_network
 from vlarl.policies.vla import PolicyInputs
-from vlarl.training.learner import ActorCritic, Learner, RolloutBatch
+from vlarl.training.batch import RolloutBatch
+from vlarl.training.learner import ActorCritic, Learner
 from vlarl.training.memory import PROMPT_TOKENS, measure_step, plan_memory
 
 SIZES = {"7b": OpenVLAConfig(), "tiny": TINY}

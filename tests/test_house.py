@@ -110,7 +110,8 @@ def normalized(name: str) -> str:
 
 def test_constraints_hold_every_declared_package():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    declared = project["dependencies"] + extras["dev"] + extras["cluster"]
     names = {normalized(re.match(r"[\w.\-]+", requirement).group()) for requirement in declared}
     assert names <= set(constraints())
 

@@ -19,10 +19,11 @@ PACKAGE = REPOSITORY / "vlarl"
 LAYERS = (
     ("vlarl.__main__", "vlarl.cli"),
     ("vlarl.recipes",),
+    ("vlarl.cluster",),
     ("vlarl.training",),
     ("vlarl.evaluation", "vlarl.reporting", "vlarl.doctor", "vlarl.system"),
     ("vlarl.rollout",),
-    ("vlarl.inference", "vlarl.rewards", "vlarl.experts"),
+    ("vlarl.inference", "vlarl.distributed", "vlarl.rewards", "vlarl.experts"),
     ("vlarl.policies", "vlarl.envs", "vlarl.data"),
     ("vlarl.algorithms", "vlarl.actions"),
     ("vlarl.types",),
@@ -148,7 +149,14 @@ def below(*prefixes: str) -> list[str]:
     [
         pytest.param(below("vlarl.envs", "vlarl.experts"), MODELS, id="envs without models"),
         pytest.param(
-            below("vlarl.policies", "vlarl.algorithms", "vlarl.actions", "vlarl.inference", "vlarl.rollout")
+            below(
+                "vlarl.policies",
+                "vlarl.algorithms",
+                "vlarl.actions",
+                "vlarl.inference",
+                "vlarl.distributed",
+                "vlarl.rollout",
+            )
             + ["vlarl.training.learner"],
             SIMULATOR,
             id="learner without simulator",
@@ -164,6 +172,16 @@ def below(*prefixes: str) -> list[str]:
 def test_layers_load_only_what_they_may(modules, libraries):
     assert modules
     assert loaded_by(modules, libraries) == []
+
+
+def test_only_the_cluster_imports_ray():
+    found = [m for m in MODULES if any(name.split(".")[0] == "ray" for name, _ in imported_names(m))]
+    assert found and all(module.startswith("vlarl.cluster.") for module in found)
+
+
+def test_environment_workers_of_a_cluster_load_no_torch():
+    pytest.importorskip("ray", reason="needs vlarl[cluster]")
+    assert loaded_by(["vlarl.cluster.env_workers"], MODELS) == []
 
 
 def test_the_import_probe_finds_what_is_loaded():

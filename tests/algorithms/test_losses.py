@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vlarl.algorithms.losses import (
     compute_entropy,
+    compute_importance_weights,
     compute_kl,
     compute_policy_loss,
     compute_value_loss,
@@ -238,3 +239,23 @@ def test_reference_value_loss(published, raw):
     ]
     published.within("value loss, share clipped", np.mean(rows), raw["vf_clipfrac"], 0)
     published.within("value loss, not clipped", unclipped / len(values), raw["vf_loss_unclipped"], 1e-5)
+
+
+def test_importance_weights_by_hand():
+    old = torch.log(torch.tensor([[0.2, 0.9], [0.5, 0.1]], dtype=torch.float64))
+    sampled = torch.log(torch.tensor([[0.4, 0.3], [0.5, 0.4]], dtype=torch.float64))
+    weights = compute_importance_weights(old, sampled, cap=2.0)
+    torch.testing.assert_close(weights, torch.tensor([[0.5, 2.0], [1.0, 0.25]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("level", "expected"), [("token", -(0.5 + 2.0 + 3 * 1.0)), ("turn", -(1.25 + 3 * 1.0))])
+def test_stale_tokens_count_by_their_weights(level, expected):
+    """At the old policy every ratio is 1: the loss is minus the sum of advantages (1 and 3) times weights."""
+    logprobs = torch.full((2, 2), -1.0)
+    mask = torch.tensor([[True, True], [True, False]])
+    weights = torch.tensor([[0.5, 2.0], [1.0, 9.0]])
+    loss = compute_policy_loss(logprobs, logprobs, torch.tensor([1.0, 3.0]), mask, 0.2, 0.2, level, weights)
+    assert float(loss.loss_sum) == pytest.approx(expected)
+    ones = compute_policy_loss(logprobs, logprobs, torch.tensor([1.0, 3.0]), mask, 0.2, 0.2, level, torch.ones(2, 2))
+    none = compute_policy_loss(logprobs, logprobs, torch.tensor([1.0, 3.0]), mask, 0.2, 0.2, level)
+    assert torch.equal(ones.loss_sum, none.loss_sum)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlarl.envs.processes import without_main
 from vlarl.envs.shared_frames import SharedFrames
-from vlarl.envs.vector import without_main
 
 
 def fill(frames: SharedFrames) -> None:

@@ -77,9 +77,9 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("optimizers.pt", lambda content: b"no archive"),
-        ("optimizers.pt", lambda content: b""),
-        ("optimizers.pt", lambda content: content[: len(content) // 2]),
+        ("optimizers/shard-00001-model-00001-of-00001.safetensors", lambda content: b"no archive"),
+        ("optimizers/shard-00001-model-00001-of-00001.safetensors", lambda content: b""),
+        ("optimizers/shard-00001-model-00001-of-00001.safetensors", lambda content: content[: len(content) // 2]),
         ("state.json", lambda content: content[:20]),
         ("value.safetensors", lambda content: content[:100]),
         ("policy/model.safetensors", lambda content: content[:-5]),

@@ -9,7 +9,8 @@ from vlarl.algorithms.ppo import Scores, Targets
 from vlarl.configs.training import PPOConfig
 from vlarl.errors import NonFiniteError
 from vlarl.policies.value import make_value_network
-from vlarl.training.learner import ActorCritic, Learner, RolloutBatch
+from vlarl.training.batch import RolloutBatch
+from vlarl.training.learner import ActorCritic, Learner
 
 N, K = 24, TINY.num_action_tokens
 CONFIG = PPOConfig(

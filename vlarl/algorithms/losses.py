@@ -27,6 +27,7 @@ def compute_policy_loss(
     clip_ratio_low: float,
     clip_ratio_high: float,
     ratio_level: Literal["token", "turn"],
+    importance_weights: Tensor | None = None,
 ) -> PolicyLoss:
     """PPO's clipped objective (arXiv 1707.06347, eq. 7) with one ratio per token or one per turn.
 
@@ -38,6 +39,7 @@ def compute_policy_loss(
         clip_ratio_low: the ratio is clipped below 1 - this.
         clip_ratio_high: the ratio is clipped above 1 + this.
         ratio_level: "token" (VLA-RL's text) or "turn" (VLA-RL's code: the sum over the turn's tokens).
+        importance_weights: [B, K], of tokens that older weights sampled; None where the old log-probs are theirs.
     """
     log_ratios = torch.where(token_mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
     with torch.no_grad():
@@ -48,9 +50,27 @@ def compute_policy_loss(
         ratios, counted = log_ratios.sum(-1).exp(), torch.ones_like(advantages, dtype=torch.bool)
     clipped = ratios.clamp(1 - clip_ratio_low, 1 + clip_ratio_high)
     losses = -torch.minimum(ratios * advantages, clipped * advantages)
+    if importance_weights is not None:
+        # A turn has one ratio: its tokens' mean weight.
+        losses = losses * (
+            importance_weights if ratio_level == "token" else _masked_mean(importance_weights, token_mask)
+        )
     with torch.no_grad():
         outside = (ratios < 1 - clip_ratio_low) | (ratios > 1 + clip_ratio_high)
     return PolicyLoss((losses * counted).sum(), approx_kl_sum, (outside & counted).sum())
+
+
+def compute_importance_weights(old_logprobs: Tensor, generator_logprobs: Tensor, cap: float) -> Tensor:
+    """Truncated importance weights [B, K]: min(old probability / probability under the weights that sampled, `cap`).
+
+    For rollouts that are some versions old; truncation bounds the variance (IMPALA's rho-bar, arXiv 1802.01561).
+    """
+    return (old_logprobs - generator_logprobs).exp().clamp(max=cap)
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """[B, K] -> [B]."""
+    return (values * mask).sum(-1) / mask.sum(-1)
 
 
 def compute_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float | None) -> Tensor:

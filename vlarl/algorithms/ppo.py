@@ -32,6 +32,8 @@ class Targets:
     """[N] float32, GAE advantage plus old value, not normalised."""
     token_mask: Tensor
     """[N, K] bool, True for the tokens of executed actions."""
+    importance_weights: Tensor | None = None
+    """[N, K] float32, of tokens that older weights sampled; None: the scored weights did."""
 
 
 def compute_token_mask(executed_steps: Tensor, action_dim: int, num_tokens: int) -> Tensor:
@@ -48,6 +50,7 @@ def prepare(
     terminated: Tensor,
     bootstrap_truncated: bool,
     token_mask: Tensor,
+    importance_weights: Tensor | None = None,
     gamma: float,
     gae_lambda: float,
 ) -> Targets:
@@ -60,6 +63,7 @@ def prepare(
         terminated: [M] bool; a trajectory that is not terminated was truncated.
         bootstrap_truncated: whether the final observation's value continues a truncated trajectory; else nothing does.
         token_mask: [N, K] bool.
+        importance_weights: [N, K] float32, of tokens that older weights sampled.
         gamma: discount per turn.
         gae_lambda: GAE's lambda per turn.
     """
@@ -71,4 +75,5 @@ def prepare(
         advantages=normalize_advantages(advantages, token_mask.sum(-1).to(advantages.dtype)),
         returns=returns,
         token_mask=token_mask,
+        importance_weights=importance_weights,
     )

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("vlarl.cli.recipes", "list recipes, or print one resolved"),
     "tasks": ("vlarl.cli.tasks", "LIBERO's suites and tasks, with a contact sheet"),
     "cache": ("vlarl.cli.cache", "show or clear the built simulator models"),
+    "plan": ("vlarl.cli.plan", "throughput and best split of 1 to G GPUs, simulated from measured pieces"),
     "doctor": ("vlarl.cli.doctor", "check this machine: versions, rendering, memory, disk"),
 }
 RESUMABLE = ("quickstart", "demos", "sft", "train")

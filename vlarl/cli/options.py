@@ -3,12 +3,13 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from vlarl.configs.roles import RolesConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.recipes import make_recipe
 
@@ -34,6 +35,11 @@ class RunOptions:
     """Short for --demonstrations.episodes-per-task."""
     json: bool = False
     """Print the result as JSON on standard output."""
+    cluster: str | None = None
+    """`train` on a Ray cluster: auto joins the running one or starts one on this machine, local starts one here,
+    HOST:PORT joins that one. The results are those of one process."""
+    roles: RolesConfig = field(default_factory=RolesConfig)
+    """What runs on the cluster."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     """The recipe's settings."""
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from vlarl.cli.options import parse_run_options, print_json
+from vlarl.cli.options import RunOptions, parse_run_options, print_json
+from vlarl.cluster.session import check_installed, open_cluster
 from vlarl.errors import UserError
 from vlarl.reporting.progress import Console
-from vlarl.training.run import Run
+from vlarl.training.run import OpenRoles, Run
 from vlarl.training.run_folder import RunFolder, read_json
 
 PHASES: dict[str, tuple[Callable[[Run], None], str]] = {
@@ -25,7 +26,8 @@ def main(command: str, argv: list[str]) -> int:
         )
     console = Console()
     folder = RunFolder(options.output)
-    with Run(folder, options.config, console, options.minutes) as run:
+    open_roles = _cluster_of(options, command)
+    with Run(folder, options.config, console, options.minutes, open_roles) as run:
         phase(run)
     result = {"output": str(options.output)}
     if command == "demos" and folder.demonstration_rates.is_file():
@@ -37,3 +39,18 @@ def main(command: str, argv: list[str]) -> int:
     else:
         console.line(f"{command} done: {options.output}")
     return 0
+
+
+def _cluster_of(options: RunOptions, command: str) -> OpenRoles | None:
+    """What opens the cluster that --cluster names.
+
+    Raises:
+        UserError: Ray is not installed, or the command trains nothing there.
+    """
+    if options.cluster is None:
+        return None
+    if command != "train":
+        raise UserError(f"--cluster is for `vlarl train`; `vlarl {command}` runs on this machine: leave it out")
+    address, roles = options.cluster, options.roles
+    check_installed()
+    return lambda run: open_cluster(address, roles, run.config, run.console.line)

@@ -128,6 +128,11 @@ class PPOConfig:
     """Weight of the entropy bonus, per token."""
     kl_coef: float = 0.0
     """Weight of the KL divergence to the policy that training started from, per token."""
+    max_staleness: int = 0
+    """Updates by which the weights that sample may be behind: at 1 the next rollout is collected during an update. 0:
+    always the newest. More than 0 needs generators of their own (--cluster)."""
+    importance_weight_cap: float = 2.0
+    """Tokens that older weights sampled count by the ratio of probabilities, at most this."""
     target_kl: float | None = 0.02
     """An iteration's remaining minibatches are skipped once the KL per token exceeds this; None never."""
 
@@ -136,6 +141,8 @@ class PPOConfig:
         sizes = ("rollout_batch_size", "minibatch_size", "microbatch_size", "update_epochs", "critic_warmup_epochs")
         require_at_least(self, "ppo", 1, "num_iterations", *sizes)
         rates = ("temperature", "learning_rate", "value_learning_rate", "max_grad_norm", "adam_eps")
+        require_at_least(self, "ppo", 0, "max_staleness")
+        require_positive(self, "ppo", "importance_weight_cap")
         require_positive(self, "ppo", *rates, "clip_ratio_high", "value_clip_range", "target_kl")
         require_at_least(self, "ppo", 0, "critic_warmup_iterations", "lr_warmup_updates", "entropy_coef", "kl_coef")
         require_share(self, "ppo", "gamma", "gae_lambda")

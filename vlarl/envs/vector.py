@@ -1,24 +1,17 @@
 """Environment slots spread over worker processes, asynchronous, with restart of workers that die or hang."""
 
 import logging
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
-from types import ModuleType, TracebackType
+from types import TracebackType
 
 import numpy as np
 
 from vlarl.configs.env import EnvConfig
-from vlarl.envs.base import ENVIRONMENTS, EnvObservation, Transition, make_spec
-from vlarl.envs.render_devices import check_gpus, choose_device, find_gpus
-from vlarl.envs.shared_frames import SharedFrames
-from vlarl.envs.worker import Failure, Reply, Request, run_worker, with_image
+from vlarl.envs.base import EnvObservation, Transition, make_spec
+from vlarl.envs.processes import Processes, Worker, Workers
+from vlarl.envs.render_devices import check_gpus, find_gpus
+from vlarl.envs.worker import Failure, Reply, Request
 from vlarl.errors import UserError
 from vlarl.types import Start
 
@@ -29,7 +22,6 @@ REPLY_TIMEOUT_SECONDS = 120.0
 MAX_FAILURES = 3
 """Deaths of a worker in a row, without a result in between, after which it is given up."""
 _POLL_SECONDS = 1.0
-_JOIN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +39,9 @@ class _Episode:
 
 
 @dataclass
-class _Worker:
-    process: ForkServerProcess
-    connection: Connection
-    frames: SharedFrames
+class _Health:
+    """What is known of a worker."""
+
     is_ready: bool = False
     idle_seconds: float = 0.0
     failures: int = 0
@@ -75,25 +66,25 @@ class VectorEnv:
         UserError: an unknown environment, suite or task.
     """
 
-    def __init__(self, config: EnvConfig) -> None:
+    def __init__(self, config: EnvConfig, workers: Workers | None = None) -> None:
+        """`workers` are processes of this machine unless given."""
         # Bad names fail here, in the driver, not in the forkserver's preload.
         spec = make_spec(config)
-        check_gpus(config.render_gpus)
-        self._gpus = find_gpus() if spec.needs_rendering else ()
+        if workers is None:
+            check_gpus(config.render_gpus)
+            workers = Processes(config, find_gpus() if spec.needs_rendering else ())
+        self._kind = workers
         self.num_envs = config.num_envs
         self.num_workers = config.num_workers
         self.restarted_episodes = 0
-        self._config = config
-        self._module_name = ENVIRONMENTS[config.name]
         self._episodes: dict[int, _Episode] = {}
         self._pending: set[int] = set()
         self._replies: dict[int, EnvObservation | Transition | Failure] = {}
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["numpy", "vlarl.envs.worker", self._module_name])
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
+        self._health = [_Health() for _ in range(self.num_workers)]
         try:
             for index in range(self.num_workers):
-                self._workers.append(self._start(index))
+                self._workers.append(workers.start(index))
         except BaseException:
             self.close()
             raise
@@ -108,11 +99,11 @@ class VectorEnv:
 
     def close(self) -> None:
         """Ends the workers; safe to call again."""
-        # All connections first: every worker ends when it sees the end of its own.
+        # All of them first, then they end together.
         for worker in self._workers:
-            worker.connection.close()
+            worker.hang_up()
         for worker in self._workers:
-            _end(worker.process)
+            worker.end()
         self._workers = []
 
     def reset(self, starts: Mapping[int, Start]) -> None:
@@ -156,9 +147,9 @@ class VectorEnv:
         for slot in slots:
             if slot not in self._pending and slot not in self._replies:
                 raise ValueError(f"slot {slot} has no open request to receive")
-        for worker in self._workers:
+        for health in self._health:
             # Time in which nobody listened does not count against a worker.
-            worker.idle_seconds = 0.0
+            health.idle_seconds = 0.0
         while missing := [slot for slot in slots if slot not in self._replies]:
             self._wait({slot % self.num_workers for slot in missing})
         for slot in slots:
@@ -181,77 +172,60 @@ class VectorEnv:
             worker, local = slot % self.num_workers, slot // self.num_workers
             messages.setdefault(worker, []).append(Request(local, payload, False))
         for index, message in messages.items():
-            _send(self._workers[index], message)
+            self._workers[index].send(message)
 
     def _wait(self, indices: set[int]) -> None:
         """Takes what the given workers have sent; restarts those that died or stayed silent for too long."""
-        connections = {self._workers[index].connection: index for index in indices}
-        heard = {connections[ready] for ready in wait(list(connections), timeout=_POLL_SECONDS)}
-        for index in heard:
+        by_worker = {id(self._workers[index]): index for index in indices}
+        heard = self._kind.wait([self._workers[index] for index in sorted(indices)], _POLL_SECONDS)
+        for worker in heard:
+            index = by_worker[id(worker)]
             try:
-                reply = self._workers[index].connection.recv()
-            except (EOFError, OSError):
+                reply = worker.receive()
+            except EOFError:
                 self._restart(index, "died")
                 continue
             self._take(index, reply)
         if heard:
             return
         for index in indices:
-            worker = self._workers[index]
+            health = self._health[index]
             # Counted in polls, not by the clock: a job that was stopped and continued (Ctrl-Z) has not hung.
-            worker.idle_seconds += _POLL_SECONDS
-            if worker.idle_seconds >= (REPLY_TIMEOUT_SECONDS if worker.is_ready else START_TIMEOUT_SECONDS):
-                self._restart(index, f"sent nothing for {worker.idle_seconds:.0f} s")
+            health.idle_seconds += _POLL_SECONDS
+            if health.idle_seconds >= (REPLY_TIMEOUT_SECONDS if health.is_ready else START_TIMEOUT_SECONDS):
+                self._restart(index, f"sent nothing for {health.idle_seconds:.0f} s")
 
     def _take(self, index: int, reply: Reply) -> None:
-        worker = self._workers[index]
-        worker.idle_seconds = 0.0
+        health = self._health[index]
+        health.idle_seconds = 0.0
         local, result = reply
         if local is None:
             if result is not None:
                 raise _error(result)
-            worker.is_ready = True
+            health.is_ready = True
         elif result is not None:
             slot = local * self.num_workers + index
-            worker.failures = 0
+            health.failures = 0
             self._pending.discard(slot)
-            self._replies[slot] = result if isinstance(result, Failure) else with_image(result, worker.frames, local)
+            self._replies[slot] = result
             if isinstance(result, Transition) and (result.terminated or result.truncated):
                 del self._episodes[slot]
-
-    def _start(self, index: int) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        frames = SharedFrames(len(range(index, self.num_envs, self.num_workers)), self._config.image_size)
-        environment = os.environ | choose_device(index, self._config.render_gpus, self._gpus, os.environ)
-        process = self._context.Process(
-            target=run_worker,
-            args=(theirs, frames, self._config, self._module_name, environment),
-            name=f"vlarl-env-{index}",
-            daemon=True,
-        )
-        with without_main():
-            process.start()
-        theirs.close()
-        frames.close()
-        return _Worker(process, ours, frames)
 
     def _restart(self, index: int, reason: str) -> None:
         """Replaces a worker and replays the episodes that ran in it."""
         worker = self._workers[index]
-        worker.connection.close()
-        if reason != "died":
-            worker.process.kill()
-        exit_code = _end(worker.process)
-        failures = worker.failures + 1
-        description = f"environment worker {index} (process {worker.process.pid}) {reason}{_explain(exit_code)}"
+        worker.hang_up()
+        ended = worker.end(kill=reason != "died")
+        failures = self._health[index].failures + 1
+        description = f"environment worker {index} ({worker.name}) {reason}{ended}"
         if failures >= MAX_FAILURES:
             raise WorkerError(f"{description}; {failures} times in a row without a result")
         replays = {slot: e for slot, e in self._episodes.items() if slot % self.num_workers == index}
         _log.warning("%s; starting it again with %d episodes", description, len(replays))
-        self._workers[index] = self._start(index)
-        self._workers[index].failures = failures
+        self._workers[index] = self._kind.start(index)
+        self._health[index] = _Health(failures=failures)
         self.restarted_episodes += len(replays)
-        _send(self._workers[index], [request for slot, e in replays.items() for request in self._replay(slot, e)])
+        self._workers[index].send([request for slot, e in replays.items() for request in self._replay(slot, e)])
 
     def _replay(self, slot: int, episode: _Episode) -> Iterator[Request]:
         payloads = [episode.start, *episode.actions]
@@ -260,41 +234,7 @@ class VectorEnv:
             yield Request(slot // self.num_workers, payload, not is_open)
 
 
-def _send(worker: _Worker, message: list[Request]) -> None:
-    try:
-        worker.connection.send(message)
-    except OSError:
-        # The worker is dead: the next receive finds the end of the connection and replays this request too.
-        return
-
-
-def _end(process: ForkServerProcess) -> int | None:
-    process.join(_JOIN_SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return process.exitcode
-
-
 def _error(failure: Failure) -> Exception:
     if isinstance(failure.error, UserError):
         return failure.error
     return WorkerError(f"an environment worker failed:\n{failure.error}")
-
-
-def _explain(exit_code: int | None) -> str:
-    if exit_code is None or exit_code >= 0:
-        return f" (exit code {exit_code})"
-    hint = ", perhaps out of memory" if exit_code == -signal.SIGKILL else ""
-    return f" (signal {signal.Signals(-exit_code).name}{hint})"
-
-
-@contextmanager
-def without_main() -> Iterator[None]:
-    """Hides the caller's `__main__`, which multiprocessing would import again in the worker, and with it torch."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

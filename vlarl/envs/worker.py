@@ -65,20 +65,21 @@ def run_worker(
     try:
         slots = import_module(module_name).make_environments(config, len(frames.images))
     except Exception as error:
-        _send(connection, (None, _describe(error)))
+        _send(connection, (None, describe(error)))
         return
     _send(connection, (None, None))
     while True:
         request = requests.get()
         try:
-            result = without_image(_simulate(slots[request.slot], request.payload), frames, request.slot)
+            result = without_image(simulate(slots[request.slot], request.payload), frames, request.slot)
         except Exception as error:
-            _send(connection, (request.slot, _describe(error)))
+            _send(connection, (request.slot, describe(error)))
             continue
         _send(connection, (request.slot, None if request.is_replay else result))
 
 
-def _simulate(environment: Environment, payload: Start | np.ndarray) -> EnvObservation | Transition:
+def simulate(environment: Environment, payload: Start | np.ndarray) -> EnvObservation | Transition:
+    """Resets the environment into a start, or executes actions."""
     return environment.reset(payload) if isinstance(payload, Start) else environment.step(payload)
 
 
@@ -115,5 +116,6 @@ def _send(connection: Connection, reply: Reply) -> None:
         os._exit(0)
 
 
-def _describe(error: Exception) -> Failure:
+def describe(error: Exception) -> Failure:
+    """What the driver is told of an exception."""
     return Failure(error if isinstance(error, UserError) else "".join(traceback.format_exception(error)))

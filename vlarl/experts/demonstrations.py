@@ -20,7 +20,8 @@ from vlarl.data.libero_hdf5 import demonstration_path, write_demonstrations
 from vlarl.data.libero_published import read_published
 from vlarl.envs.base import Progress, environment_module, make_spec
 from vlarl.envs.libero.tasks import STANDARD_LIMITS, load_task, num_tasks
-from vlarl.envs.vector import MAX_FAILURES, without_main
+from vlarl.envs.processes import without_main
+from vlarl.envs.vector import MAX_FAILURES
 from vlarl.errors import UserError
 from vlarl.experts.recording import CollectionJob, TaskSummary, collect_task, describe_task
 from vlarl.experts.tasks import EXPERTS

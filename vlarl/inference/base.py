@@ -1,5 +1,6 @@
 """The contract of an action generator. It returns no values: those come from the learner."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,12 +10,31 @@ from torch import nn
 from vlarl.types import Generation, Observation
 
 
+class WeightsHandle(Protocol):
+    """What Learner.publish returns: it says where the weights of a version are, and a generator loads it."""
+
+    @property
+    def version(self) -> int:
+        """Policy version."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What the publication took, for the log."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishedWeights:
     """What Learner.publish hands to a generator in the same process: the module itself, nothing is copied."""
 
     version: int
     policy: nn.Module
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """See WeightsHandle: nothing is merged, and nothing travels."""
+        return {"time/publish": 0.0, "system/sync_bytes": 0.0}
 
 
 class ActionGenerator(Protocol):
@@ -33,7 +53,7 @@ class ActionGenerator(Protocol):
         """
         ...
 
-    def load(self, published: PublishedWeights) -> None:
+    def load(self, published: WeightsHandle) -> None:
         """Takes new weights."""
         ...
 

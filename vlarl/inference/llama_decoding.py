@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, LlamaModel
 
+from vlarl.policies.served import merged_weight
+
 
 class _Layer:
     """Fused weights of one decoder layer."""
@@ -32,17 +34,9 @@ class _Layer:
 
     def _fused(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         attention, mlp = self._layer.self_attn, self._layer.mlp
-        qkv = torch.cat([_weight(p) for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
-        gate_up = torch.cat([_weight(mlp.gate_proj), _weight(mlp.up_proj)])
-        return qkv, _weight(attention.o_proj), gate_up, _weight(mlp.down_proj)
-
-
-def _weight(linear: nn.Module) -> Tensor:
-    """[out, in]; of a layer that peft has wrapped, with its update: W + alpha / rank B A."""
-    if not hasattr(linear, "get_delta_weight"):
-        return linear.weight
-    base = linear.get_base_layer().weight
-    return base + sum(linear.get_delta_weight(name).to(base.dtype) for name in linear.active_adapters)
+        qkv = torch.cat([merged_weight(p) for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
+        gate_up = torch.cat([merged_weight(mlp.gate_proj), merged_weight(mlp.up_proj)])
+        return qkv, merged_weight(attention.o_proj), gate_up, merged_weight(mlp.down_proj)
 
 
 class PromptCache(DynamicCache):

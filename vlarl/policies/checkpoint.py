@@ -4,6 +4,7 @@ What is frozen is not written: config.json names the checkpoint that it comes fr
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Writes the module's trained state as safetensors."""
-    save_file({name: tensor.contiguous() for name, tensor in trained_state(module).items()}, path)
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as safetensors."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Reads weights written by save_weights.
+    """Reads a module's trained state, written by save_tensors.
 
     Raises:
         UserError: the file is missing, damaged, or of another configuration; each wrong tensor is named.
@@ -60,9 +61,14 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 def save_policy(policy: VLAPolicy, folder: Path) -> None:
     """Writes the policy folder, atomically."""
+    write_policy(policy.config, trained_state(policy), folder)
+
+
+def write_policy(config: AnyPolicyConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes a policy folder of a configuration and the policy's trained state, atomically."""
     with atomic_folder(folder) as scratch:
-        (scratch / CONFIG_NAME).write_text(json.dumps(asdict(policy.config), indent=2))
-        save_weights(policy, scratch / WEIGHTS_NAME)
+        (scratch / CONFIG_NAME).write_text(json.dumps(asdict(config), indent=2))
+        save_tensors(tensors, scratch / WEIGHTS_NAME)
 
 
 def load_policy(folder: Path, *, unnorm_key: str = "") -> VLAPolicy:

@@ -126,7 +126,8 @@ class TinyTrunk(VLATrunk):
         images = self.projector(self.vision(inputs.images))
         text = self.llama.embed_tokens(inputs.instruction_ids)
         standardised = (inputs.proprio - self.proprio_mean) / self.proprio_std
-        proprio = self.proprio(standardised[:, self.proprio_entries]).unsqueeze(1)
+        # Statistics are float32 where the weights may not be.
+        proprio = self.proprio(standardised[:, self.proprio_entries].to(images.dtype)).unsqueeze(1)
         if self.head is not None:
             proprio = proprio + self.head.slots[0]
         real = torch.ones_like(inputs.instruction_mask[:, :1])

@@ -28,7 +28,7 @@ class ValueNetwork(nn.Module):
         """Values [B] float32 of prompts seen `elapsed_steps` [B] env steps after their episodes' starts."""
         embeddings, mask = self.trunk.embed_prompt(inputs)
         hidden = at_least_float32(self.trunk.decode(embeddings, mask)[:, -1])
-        value, slope = self.head(hidden.to(self.head.weight.dtype)).unbind(-1)
+        value, slope = at_least_float32(self.head(hidden.to(self.head.weight.dtype))).unbind(-1)
         return value + slope * (elapsed_steps.to(value.dtype) / ELAPSED_SCALE)
 
 

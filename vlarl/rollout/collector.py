@@ -40,6 +40,16 @@ class Collector:
         workers = max(1, envs.num_workers)
         groups = [[s for s in range(envs.num_envs) if (s // workers) % 2 == g] for g in (0, 1)]
         self._groups = [group for group in groups if group]
+        self._submitted: deque[tuple[ActionGenerator, Sequence[WorkItem]]] = deque()
+
+    def submit(self, generator: ActionGenerator, items: Sequence[WorkItem]) -> None:
+        """Asks for a trajectory per item; in this process they are collected when `result` is called."""
+        self._submitted.append((generator, items))
+
+    def result(self, progress: ProgressFn | None = None) -> Rollout:
+        """Returns the rollout that was submitted first and not yet returned."""
+        generator, items = self._submitted.popleft()
+        return self.collect(generator, items, progress=progress)
 
     def collect(
         self,

@@ -1,14 +1,22 @@
 """From a configuration to the objects that train it."""
 
+import time
 from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+from torch.distributed.fsdp import register_fsdp_forward_method
+
 from vlarl.configs.training import TrainConfig
+from vlarl.distributed.fsdp import shard
+from vlarl.distributed.ranks import ALONE, Ranks
 from vlarl.envs.base import EnvSpec, make_spec
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError, check_names
 from vlarl.evaluation.protocol import check_num_starts
 from vlarl.inference.local import LocalGenerator
+from vlarl.policies.checkpoint import load_policy
 from vlarl.policies.registry import policy_module
 from vlarl.policies.value import make_value_network
 from vlarl.policies.vla import VLAPolicy, copy_trained
@@ -18,7 +26,9 @@ from vlarl.rollout.collector import Collector
 from vlarl.rollout.task_sampler import TaskSampler
 from vlarl.training.checkpoint import CheckpointStore
 from vlarl.training.learner import ActorCritic, Learner
+from vlarl.training.learner_files import load_model
 from vlarl.training.monitor import Monitor
+from vlarl.training.roles import Parts, RoleLostError, Roles
 from vlarl.training.trainer import Trainer, TrainingProgress, TrainState
 
 
@@ -76,18 +86,79 @@ def make_generator(config: TrainConfig, policy: VLAPolicy) -> LocalGenerator:
     return LocalGenerator(policy, config.ppo.temperature)
 
 
-def make_learner(config: TrainConfig, policy: VLAPolicy) -> Learner:
-    """Returns a learner that trains `policy` in place."""
+def make_learner(
+    config: TrainConfig,
+    policy: VLAPolicy,
+    checkpoint: Path | None = None,
+    *,
+    ranks: Ranks = ALONE,
+    bfloat16: bool = False,
+) -> Learner:
+    """Returns a learner that trains `policy` in place.
+
+    Args:
+        config: of the run.
+        policy: which training starts from, or started from.
+        checkpoint: folder of the checkpoint to go on from.
+        ranks: several of them share the model, and each calls this with the same policy.
+        bfloat16: several ranks compute in bfloat16.
+
+    Raises:
+        UserError: a file of the checkpoint is missing or damaged.
+    """
     reference = copy_trained(policy).eval() if config.ppo.kl_coef > 0 else None
-    return Learner(ActorCritic(policy, make_value_network(policy, config.value)), reference, config.ppo, config.seed)
+    model = ActorCritic(policy, make_value_network(policy, config.value))
+    if checkpoint is not None:
+        load_model(model, checkpoint)
+    if ranks.size > 1:
+        shard_learner(model, reference, ranks, bfloat16=bfloat16)
+    learner = Learner(model, reference, config.ppo, config.seed, ranks)
+    if checkpoint is not None:
+        learner.load_optimizers(checkpoint)
+    return learner
+
+
+def shard_learner(model: ActorCritic, reference: VLAPolicy | None, ranks: Ranks, *, bfloat16: bool = False) -> None:
+    """Shards policy and value network, and the policy that training started from, layer by layer."""
+    layers = [*model.value.trunk.decoder.layers, *model.policy.trunk.decoder.layers]
+    shard(model, layers, ranks, bfloat16=bfloat16)
+    if reference is not None:
+        shard(reference, reference.trunk.decoder.layers, ranks, bfloat16=bfloat16)
+        register_fsdp_forward_method(reference, "token_logprobs")
+
+
+class LocalRoles:
+    """All parts in this process; the generator decodes with the learner's own module."""
+
+    def __init__(self, envs: VectorEnv) -> None:
+        self._envs = envs
+
+    def start(self, config: TrainConfig, policy_folder: Path, checkpoint: Path | None) -> Parts:
+        """See Roles.
+
+        Raises:
+            UserError: asynchronous training, which needs a generator with weights of its own.
+        """
+        if config.ppo.max_staleness:
+            raise UserError(
+                f"ppo.max_staleness is {config.ppo.max_staleness}: in one process the rollout cannot overlap with the"
+                " update. Set it to 0, or add --cluster auto"
+            )
+        policy = load_policy(policy_folder)
+        return Parts(
+            learner=make_learner(config, policy, checkpoint),
+            collector=Collector(self._envs, config.env.replan_steps),
+            generator=make_generator(config, policy),
+            restarted_episodes=lambda: self._envs.restarted_episodes,
+        )
 
 
 def make_trainer(
     config: TrainConfig,
     *,
     spec: EnvSpec,
-    envs: VectorEnv,
-    policy: VLAPolicy,
+    roles: Roles,
+    policy_folder: Path,
     checkpoints: CheckpointStore,
     sinks: Sequence[MetricsSink],
     read_history: Callable[[], list[dict[str, Any]]],
@@ -99,20 +170,20 @@ def make_trainer(
     Args:
         config: of the run.
         spec: of the environments.
-        envs: the vector environment.
-        policy: the policy that training starts from.
+        roles: make the learner, the generator and the collector.
+        policy_folder: the policy that training starts from.
         checkpoints: of this run; empty for a new one.
         sinks: receive the rows; they are cut back to the newest checkpoint.
         read_history: returns the rows that are left after that.
         progress: told of everything.
         deadline: time.monotonic() after which no iteration starts.
     """
-    learner = make_learner(config, policy)
+    saved = checkpoints.iterations()
+    parts = roles.start(config, policy_folder, checkpoints.path(saved[-1]) if saved else None)
     sampler = TaskSampler(config.curriculum, config.env.task_ids, spec.num_starts["train"], config.seed)
     state = TrainState()
-    saved = checkpoints.iterations()
     if saved:
-        raw = checkpoints.load(learner, saved[-1])
+        raw = checkpoints.state(saved[-1])
         sampler.load_state_dict(raw.pop("curriculum"))
         state = TrainState(**raw)
     state.truncated_by_time = False
@@ -121,9 +192,9 @@ def make_trainer(
     return Trainer(
         config=config,
         spec=spec,
-        collector=Collector(envs, config.env.replan_steps),
-        generator=make_generator(config, policy),
-        learner=learner,
+        collector=parts.collector,
+        generator=parts.generator,
+        learner=parts.learner,
         task_sampler=sampler,
         reward_fn=make_reward_fn(config.reward),
         monitor=Monitor(config.monitor),
@@ -131,7 +202,33 @@ def make_trainer(
         sinks=sinks,
         history=read_history(),
         progress=progress,
-        restarted_episodes=lambda: envs.restarted_episodes,
+        restarted_episodes=parts.restarted_episodes,
         deadline=deadline,
         state=state,
     )
+
+
+def train_to_the_end(
+    make: Callable[[], Trainer], max_restarts: int, report: Callable[[str], None]
+) -> tuple[TrainState, int]:
+    """Trains; whenever a role is lost, all are made again and go on from the newest checkpoint.
+
+    Args:
+        make: makes the trainer where the newest checkpoint is.
+        max_restarts: losses after which the training ends with the error.
+        report: told of each loss.
+
+    Returns:
+        The final state, and the number of losses.
+    """
+    for losses in count():
+        try:
+            trainer = make()
+            return trainer.run(), losses
+        except RoleLostError as error:
+            if losses == max_restarts:
+                raise UserError(f"{error}; given up after {losses} restarts: the same command goes on") from error
+            report(f"{error}; going on from the newest checkpoint")
+            # What killed it may need a while to go.
+            time.sleep(min(30.0, 0.5 * 2**losses))
+    raise AssertionError

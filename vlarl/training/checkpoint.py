@@ -5,17 +5,13 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
-from vlarl.errors import UserError
 from vlarl.files import atomic_folder
-from vlarl.policies.checkpoint import load_weights, save_policy, save_weights
-from vlarl.training.learner import Learner
+from vlarl.training.learner_files import naming_damage
+from vlarl.training.roles import TrainingLearner
 
-POLICY, VALUE, OPTIMIZERS, STATE = "policy", "value.safetensors", "optimizers.pt", "state.json"
+STATE = "state.json"
 _NAME = re.compile(r"iteration_(\d{6})")
 
 
@@ -39,13 +35,11 @@ class CheckpointStore:
         names = (_NAME.fullmatch(p.name) for p in self.folder.glob("iteration_*"))
         return sorted(int(match[1]) for match in names if match)
 
-    def save(self, learner: Learner, state: dict[str, Any]) -> Path:
+    def save(self, learner: TrainingLearner, state: dict[str, Any]) -> Path:
         """Writes the checkpoint of state["iteration"] and prunes others; state["best"]["iteration"] is kept."""
         path = self.path(state["iteration"])
         with atomic_folder(path) as scratch:
-            save_policy(learner.model.policy, scratch / POLICY)
-            save_weights(learner.model.value, scratch / VALUE)
-            torch.save(learner.state_dict(), scratch / OPTIMIZERS)
+            learner.save(scratch)
             (scratch / STATE).write_text(json.dumps(state, indent=1))
         keep = set(self.iterations()[-self.keep_last :]) | {state["best"]["iteration"]}
         for iteration in self.iterations():
@@ -53,21 +47,12 @@ class CheckpointStore:
                 shutil.rmtree(self.path(iteration))
         return path
 
-    def load(self, learner: Learner, iteration: int) -> dict[str, Any]:
-        """Restores weights and optimizers; returns the state.
+    def state(self, iteration: int) -> dict[str, Any]:
+        """Returns the state of a checkpoint.
 
         Raises:
             UserError: a file is missing or damaged.
         """
         path = self.path(iteration)
-        load_weights(learner.model.policy, path / POLICY / "model.safetensors")
-        load_weights(learner.model.value, path / VALUE)
-        try:
-            learner.load_state_dict(torch.load(path / OPTIMIZERS, weights_only=True))
+        with naming_damage(path):
             return json.loads((path / STATE).read_text())
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            # torch's own words for it are a page on how to read untrusted files.
-            reason = f"{OPTIMIZERS} is no file of torch" if isinstance(error, UnpicklingError) else error
-            raise UserError(
-                f"checkpoint {path} is damaged ({reason}): delete this folder to go on from the one before"
-            ) from error

@@ -1,9 +1,8 @@
 """The learner: scores rollouts and updates policy and value network."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,10 +17,14 @@ from vlarl.algorithms.losses import (
 )
 from vlarl.algorithms.ppo import Scores, Targets
 from vlarl.configs.training import PPOConfig
+from vlarl.distributed.fsdp import local_part, whole
+from vlarl.distributed.ranks import ALONE, Ranks
 from vlarl.errors import NonFiniteError
 from vlarl.inference.base import PublishedWeights
 from vlarl.policies.value import ValueNetwork
 from vlarl.policies.vla import PolicyInputs, VLAPolicy
+from vlarl.training.batch import RolloutBatch, make_batch
+from vlarl.training.learner_files import load_optimizers, save_model, save_optimizers
 from vlarl.types import Rollout
 
 SCORE_BATCH_SIZE = 256
@@ -46,56 +49,28 @@ class ActorCritic(nn.Module):
         return (*self.policy.token_logprobs(inputs, action_tokens, temperature), values)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RolloutBatch:
-    """A rollout as the learner needs it: N turns, sorted by (trajectory, turn)."""
-
-    inputs: PolicyInputs
-    elapsed_steps: Tensor
-    """[N] int64, env steps of the trajectory before the turn."""
-    action_tokens: Tensor
-    """[N, K] int64."""
-    scores: Scores
-    targets: Targets
-
-    def select(self, index: Tensor) -> "RolloutBatch":
-        """Returns the turns `index` [n]."""
-        return self._map(lambda t: t[index])
-
-    def to(self, device: torch.device) -> "RolloutBatch":
-        """Returns the batch on another device."""
-        return self._map(lambda t: t.to(device))
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "RolloutBatch":
-        ref = self.scores.ref_logprobs
-        return RolloutBatch(
-            inputs=self.inputs.map(function),
-            elapsed_steps=function(self.elapsed_steps),
-            action_tokens=function(self.action_tokens),
-            scores=Scores(
-                values=function(self.scores.values),
-                final_values=self.scores.final_values,
-                old_logprobs=function(self.scores.old_logprobs),
-                ref_logprobs=None if ref is None else function(ref),
-            ),
-            targets=Targets(
-                advantages=function(self.targets.advantages),
-                returns=function(self.targets.returns),
-                token_mask=function(self.targets.token_mask),
-            ),
-        )
-
-
 def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Parameters that get a gradient."""
     return [p for p in module.parameters() if p.requires_grad]
 
 
 class Learner:
-    """Owns the weights and the optimizers of one run."""
+    """Owns the weights and the optimizers of one run, or one rank's part of them.
 
-    def __init__(self, model: ActorCritic, reference: VLAPolicy | None, config: PPOConfig, seed: int) -> None:
+    With several ranks every method is a meeting of all of them, with the same arguments and results.
+    """
+
+    def __init__(
+        self,
+        model: ActorCritic,
+        reference: VLAPolicy | None,
+        config: PPOConfig,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.model = model.eval()
+        self._ranks = ranks
+        self._device = model.policy.device
         self._reference = reference
         self._config = config
         self._seed = seed
@@ -114,31 +89,68 @@ class Learner:
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Scores:
         """Computes values, final values, old and reference log-probs with the current weights."""
-        config, policy = self._config, self.model.policy
-        inputs = policy.trunk.process(rollout.observations)
+        config, trunk = self._config, self.model.policy.trunk
         tokens, elapsed = torch.from_numpy(rollout.action_tokens), torch.from_numpy(rollout.elapsed_steps)
-        values, logprobs, ref_logprobs = [], [], []
-        size = min(SCORE_BATCH_SIZE, 2 * config.microbatch_size)
-        for rows in torch.arange(rollout.num_turns).split(size):
-            part, chosen_tokens = inputs.map(lambda t, rows=rows: t[rows].to(policy.device)), tokens[rows]
-            chosen_tokens = chosen_tokens.to(policy.device)
-            chosen, _, value = self.model(part, elapsed[rows].to(policy.device), chosen_tokens, config.temperature)
-            values.append(value.cpu())
-            logprobs.append(chosen.cpu())
+        inputs, final_inputs = trunk.process(rollout.observations), trunk.process(rollout.final_observations)
+        values, final_values = torch.zeros(rollout.num_turns), torch.zeros(rollout.num_trajectories)
+        logprobs = torch.zeros(tokens.shape)
+        ref_logprobs = None if self._reference is None else torch.zeros(tokens.shape)
+        for rows, is_mine in self._score_batches(rollout.num_turns):
+            part, chosen_tokens = self._rows(inputs, rows), tokens[rows].to(self._device)
+            chosen, _, value = self.model(part, elapsed[rows].to(self._device), chosen_tokens, config.temperature)
+            reference = None
             if self._reference is not None:
                 reference, _ = self._reference.token_logprobs(part, chosen_tokens, config.temperature)
-                ref_logprobs.append(reference.cpu())
-        final_inputs = policy.trunk.process(rollout.final_observations)
-        final, elapsed = [], torch.from_numpy(rollout.episode_steps)
-        for rows in torch.arange(rollout.num_trajectories).split(size):
-            part = final_inputs.map(lambda t, rows=rows: t[rows].to(policy.device))
-            final.append(self.model(part, elapsed[rows].to(policy.device), None, config.temperature)[2].cpu())
+            if is_mine:
+                values[rows], logprobs[rows] = value.cpu(), chosen.cpu()
+                if ref_logprobs is not None:
+                    ref_logprobs[rows] = reference.cpu()
+        elapsed = torch.from_numpy(rollout.episode_steps)
+        for rows, is_mine in self._score_batches(rollout.num_trajectories):
+            part = self._rows(final_inputs, rows)
+            value = self.model(part, elapsed[rows].to(self._device), None, config.temperature)[2]
+            if is_mine:
+                final_values[rows] = value.cpu()
+        add = self._ranks.sum
         return Scores(
-            values=torch.cat(values),
-            final_values=torch.cat(final),
-            old_logprobs=torch.cat(logprobs),
-            ref_logprobs=torch.cat(ref_logprobs) if ref_logprobs else None,
+            values=add(values),
+            final_values=add(final_values),
+            old_logprobs=add(logprobs),
+            ref_logprobs=None if ref_logprobs is None else add(ref_logprobs),
         )
+
+    def _rows(self, inputs: PolicyInputs, rows: Tensor) -> PolicyInputs:
+        return inputs.map(lambda t: t[rows].to(self._device))
+
+    def _score_batches(self, count: int) -> Iterator[tuple[Tensor, bool]]:
+        """The batches that one rank alone would compute, dealt out; as many on every rank, some twice."""
+        batches = torch.arange(count).split(min(SCORE_BATCH_SIZE, 2 * self._config.microbatch_size))
+        for first in range(0, len(batches), self._ranks.size):
+            mine = first + self._ranks.rank
+            yield batches[min(mine, len(batches) - 1)], mine < len(batches)
+
+    def learn(
+        self, rollout: Rollout, scores: Scores, targets: Targets, iteration: int, *, critic_only: bool
+    ) -> dict[str, float]:
+        """Updates on a scored rollout; returns metrics.
+
+        Raises:
+            NonFiniteError: a loss, a gradient norm or a weight became NaN or infinite.
+        """
+        batch = make_batch(self.model.policy.trunk, rollout, scores, targets)
+        metrics = self.update(batch, iteration, critic_only=critic_only)
+        self._require_finite_weights(iteration)
+        return metrics
+
+    def _require_finite_weights(self, iteration: int) -> None:
+        """The last step of an update can break weights that no later loss of it shows: they are never saved."""
+        trained = trained_parameters(self.model)
+        broken = sum(not torch.isfinite(local_part(p)).all() for p in trained)
+        if self._ranks.sum(torch.tensor(int(broken))) > 0:
+            raise NonFiniteError(
+                f"the weights became non-finite in iteration {iteration}: the last checkpoint is kept. Train again with"
+                " a lower ppo.learning_rate or ppo.value_learning_rate into another --output"
+            )
 
     def update(self, batch: RolloutBatch, iteration: int, *, critic_only: bool) -> dict[str, float]:
         """Minimises the PPO losses on `batch`; in the critic warm-up only the value loss.
@@ -188,14 +200,15 @@ class Learner:
         self._policy_optimizer.zero_grad(set_to_none=True)
         self._value_optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = defaultdict(float)
-        for rows in torch.arange(turns_total).split(self._config.microbatch_size):
-            part = batch.select(rows).to(self.model.policy.device)
+        for rows, weight in self._ranks.share(turns_total, self._config.microbatch_size):
+            part = batch.select(rows).to(self._device)
             loss, parts = self._loss(part, tokens_total, turns_total, critic_only=critic_only)
-            loss.backward()
+            (weight * loss).backward()
             for name, value in parts.items():
-                sums[name] += value
+                sums[name] += value if weight else 0.0
+        sums = self._ranks.sum_numbers(sums)
         self._step(sums, critic_only=critic_only)
-        return dict(sums)
+        return sums
 
     def _loss(
         self, batch: RolloutBatch, tokens_total: int, turns_total: int, *, critic_only: bool
@@ -219,6 +232,7 @@ class Learner:
             config.clip_ratio_low,
             config.clip_ratio_high,
             config.ratio_level,
+            batch.targets.importance_weights,
         )
         ratios_total = tokens_total if config.ratio_level == "token" else turns_total
         policy_loss = policy.loss_sum / ratios_total
@@ -246,7 +260,7 @@ class Learner:
         if not critic_only:
             parts.append((self._policy_parameters, self._policy_optimizer, "grad_norm"))
         for parameters, _, name in parts:
-            sums[name] = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
+            sums[name] = whole(nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)).item()
         bad = {name: value for name, value in sums.items() if not np.isfinite(value)}
         if bad:
             raise NonFiniteError(
@@ -273,16 +287,19 @@ class Learner:
         metrics["losses/policy_updates"] = policy_updates
         return metrics
 
-    def state_dict(self) -> dict[str, Any]:
-        """Optimizers and counters; weights are saved apart."""
-        return {
-            "policy_optimizer": self._policy_optimizer.state_dict(),
-            "value_optimizer": self._value_optimizer.state_dict(),
-            "policy_updates": self.policy_updates,
-        }
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimizers into a checkpoint's folder; any number of ranks can go on from there."""
+        save_model(self.model, folder, self._ranks)
+        save_optimizers(self.model, self._optimizers, self.policy_updates, folder, self._ranks)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of state_dict."""
-        self._policy_optimizer.load_state_dict(state["policy_optimizer"])
-        self._value_optimizer.load_state_dict(state["value_optimizer"])
-        self.policy_updates = state["policy_updates"]
+    def load_optimizers(self, folder: Path) -> None:
+        """Goes on from a checkpoint whose weights the model has already.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        self.policy_updates = load_optimizers(self.model, self._optimizers, folder, self._ranks)
+
+    @property
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        return self._policy_optimizer, self._value_optimizer

@@ -2,12 +2,11 @@
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,21 +20,30 @@ from vlarl.evaluation.protocol import Evaluation, blank_images, evaluate, swap_i
 from vlarl.policies.checkpoint import load_policy, save_policy
 from vlarl.reporting.progress import Console, ConsoleTrainingProgress
 from vlarl.reporting.sinks import JsonlSink, make_sinks
-from vlarl.reporting.video import side_by_side, write_mp4
 from vlarl.rollout.collector import Collector, ObservationTransform
 from vlarl.system import PeakMemory, check_disk, require_rendering
-from vlarl.training.build import estimate_disk_bytes, make_checked_spec, make_generator, make_policy, make_trainer
-from vlarl.training.checkpoint import POLICY, CheckpointStore
+from vlarl.training.build import (
+    LocalRoles,
+    estimate_disk_bytes,
+    make_checked_spec,
+    make_generator,
+    make_policy,
+    make_trainer,
+    train_to_the_end,
+)
+from vlarl.training.checkpoint import CheckpointStore
+from vlarl.training.learner_files import POLICY
+from vlarl.training.roles import Roles
 from vlarl.training.run_folder import RunFolder, read_json, write_json
 from vlarl.training.supervised import train_sft
-from vlarl.types import Start
+from vlarl.training.trainer import Trainer
+from vlarl.training.videos import write_comparisons
 
 Stage = Literal["sft", "rl"]
 MODES = ("greedy", "sampled")
-VIDEO_EVERY = 3
-"""Env steps between frames of a video; LIBERO's control rate is 20 Hz."""
-VIDEO_SPEED = 2
-"""Times real time."""
+MAX_RESTARTS = 5
+"""Losses of a trainer of the cluster after which the training ends."""
+OpenRoles = Callable[["Run"], AbstractContextManager[Roles]]
 
 
 class Run:
@@ -45,8 +53,17 @@ class Run:
         UserError: the folder holds another run, or the configuration does not fit the environment.
     """
 
-    def __init__(self, folder: RunFolder, config: TrainConfig, console: Console, minutes: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        console: Console,
+        minutes: float | None = None,
+        open_roles: OpenRoles | None = None,
+    ) -> None:
+        """`open_roles` opens a cluster that trains; None trains in this process."""
         self.folder, self.config, self.console = folder, config, console
+        self._open_roles = open_roles
         if minutes is not None and not minutes > 0:
             raise UserError(f"--minutes must be positive, got {minutes}")
         self.spec = make_checked_spec(config)
@@ -163,28 +180,33 @@ class Run:
         sinks = make_sinks(self.config.sinks, self.folder.root)
         progress = ConsoleTrainingProgress(self.console)
         with self.phase("train_start"):
+            roles = self._stack.enter_context(self._open_roles(self)) if self._open_roles else LocalRoles(self.envs)
+
+        def make() -> Trainer:
             trainer = make_trainer(
                 self.config,
                 spec=self.spec,
-                envs=self.envs,
-                policy=load_policy(self.folder.sft_policy),
+                roles=roles,
+                policy_folder=self.folder.sft_policy,
                 checkpoints=checkpoints,
                 sinks=sinks,
                 read_history=self.folder.history,
                 progress=progress,
                 deadline=self._deadline(),
             )
-        if trainer.state.iteration:
-            self.console.line(f"going on after iteration {trainer.state.iteration}")
+            if trainer.state.iteration:
+                self.console.line(f"going on after iteration {trainer.state.iteration}")
+            return trainer
+
         self._forget_results("rl")
         with self.phase("train"):
-            state = trainer.run()
+            state, losses = train_to_the_end(make, MAX_RESTARTS, self.console.line)
             for sink in sinks:
                 sink.close()
         chosen = state.best["iteration"] if state.best["success_rate"] >= 0 else state.iteration
         source = checkpoints.path(chosen) / POLICY if state.iteration else self.folder.sft_policy
         save_policy(load_policy(source), self.folder.rl_policy)
-        write_json(self.folder.train_summary, vars(state) | {"chosen_iteration": chosen})
+        write_json(self.folder.train_summary, vars(state) | {"chosen_iteration": chosen, "lost_roles": losses})
 
     def evaluate(self, stage: Stage) -> dict[str, Evaluation]:
         """Evaluates a stage's policy on the evaluation starts, greedy and sampled; returns both by mode."""
@@ -210,32 +232,7 @@ class Run:
             return
         before, after = self.evaluate("sft")["greedy"], self.evaluate("rl")["greedy"]
         with self.phase("videos"):
-            entries = []
-            for task_id in sorted(self.config.env.task_ids):
-                both = zip(before.episodes, after.episodes, strict=True)
-                pairs = [(b, a) for b, a in both if b.start.task_id == task_id]
-                pairs.sort(key=lambda pair: (not (pair[1].success and not pair[0].success), pair[0].start.index))
-                for b, a in pairs[: self.config.evaluation.video_starts_per_task]:
-                    name = f"task_{task_id}_start_{b.start.index:02d}.mp4"
-                    frames = side_by_side(
-                        self._replay("sft", b.start),
-                        self._replay("rl", a.start),
-                        before_success=b.success,
-                        after_success=a.success,
-                        start_index=b.start.index,
-                    )
-                    write_mp4(self.folder.videos / name, frames, fps=20 / VIDEO_EVERY * VIDEO_SPEED)
-                    entries.append(
-                        {
-                            "file": name,
-                            "task_id": task_id,
-                            "instruction": self.spec.instructions[task_id],
-                            "start_index": b.start.index,
-                            "before_success": b.success,
-                            "after_success": a.success,
-                        }
-                    )
-            write_json(index_path, entries)
+            write_json(index_path, write_comparisons(self.folder, self.config, self.spec.instructions, before, after))
 
     def _demonstration_rates(self) -> dict[str, Any]:
         path = self.folder.demonstration_rates
@@ -244,21 +241,6 @@ class Run:
     def _has_demonstrations(self, task_id: int, rates: dict[str, Any]) -> bool:
         rate = rates.get(str(task_id))
         return rate is not None and (self.folder.demonstrations / rate["file"]).is_file()
-
-    def _replay(self, stage: Stage, start: Start) -> np.ndarray:
-        name = f"{stage}_greedy"
-        path = self.folder.actions(name)
-        try:
-            with np.load(path, allow_pickle=False) as actions:
-                executed = actions[f"{start.task_id}_{start.index}"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise UserError(
-                f"{path} is missing or damaged ({error}): delete {self.folder.evaluation(name)}, then the same command"
-                " evaluates again"
-            ) from error
-        return environment_module(self.config.env.name).replay_frames(
-            self.config.env, start, executed, every=VIDEO_EVERY
-        )
 
     def _evaluation(
         self, name: str, stage: Stage, temperature: float, transform: ObservationTransform | None

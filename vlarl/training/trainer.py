@@ -8,19 +8,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from vlarl.algorithms.ppo import Scores, compute_token_mask, prepare
+from vlarl.algorithms.losses import compute_importance_weights
+from vlarl.algorithms.ppo import Scores, Targets, compute_token_mask, prepare
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec
-from vlarl.errors import NonFiniteError
 from vlarl.evaluation.protocol import evaluate
 from vlarl.inference.base import ActionGenerator
 from vlarl.reporting.sinks import MetricsSink
 from vlarl.rewards.base import RewardFn
-from vlarl.rollout.collector import Collector, ProgressFn
+from vlarl.rollout.collector import ProgressFn
 from vlarl.rollout.task_sampler import TaskSampler
 from vlarl.training.checkpoint import CheckpointStore
-from vlarl.training.learner import Learner, RolloutBatch, trained_parameters
 from vlarl.training.monitor import Monitor
+from vlarl.training.roles import RolloutCollector, TrainingLearner
 from vlarl.types import Rollout
 
 
@@ -63,9 +63,9 @@ class Trainer:
 
     config: TrainConfig
     spec: EnvSpec
-    collector: Collector
+    collector: RolloutCollector
     generator: ActionGenerator
-    learner: Learner
+    learner: TrainingLearner
     task_sampler: TaskSampler
     reward_fn: RewardFn
     monitor: Monitor
@@ -100,60 +100,57 @@ class Trainer:
         total = self.config.ppo.total_iterations
         self.generator.load(self.learner.publish(version=self.state.iteration))
         self._iteration_ended = time.perf_counter()
+        waiting = range(self.state.iteration, total)
         for iteration in range(self.state.iteration, total):
             if self.deadline is not None and time.monotonic() > self.deadline:
                 self.state.truncated_by_time = True
                 break
             started = time.perf_counter()
-            items = self.task_sampler.work_list(iteration, self.config.ppo.rollout_batch_size)
-            rollout = self.collector.collect(
-                self.generator, items, progress=self.progress.iteration(iteration, total, len(items))
-            )
+            waiting = self._submit(waiting, iteration)
+            size = self.config.ppo.rollout_batch_size
+            rollout = self.collector.result(self.progress.iteration(iteration, total, size))
             collected = time.perf_counter()
             torch.set_num_threads(1 if self.config.exact else self.config.learner_threads)
             rewards = self.reward_fn.score(rollout)
             scores = self.learner.score(rollout)
-            batch = self._prepare(rollout, rewards, scores)
+            targets = self._targets(rollout, rewards, scores, version=iteration)
             critic_only = iteration < self.config.ppo.critic_warmup_iterations
             self._updating = True
-            metrics = self.learner.update(batch, iteration, critic_only=critic_only)
-            self._require_finite_weights(iteration)
+            metrics = self.learner.learn(rollout, scores, targets, iteration, critic_only=critic_only)
             torch.set_num_threads(1)
-            self.generator.load(self.learner.publish(version=iteration + 1))
+            published = self.learner.publish(version=iteration + 1)
+            self.generator.load(published)
             learned = time.perf_counter()
-            row = self._row(iteration, rollout, rewards, scores, metrics)
+            row = self._row(iteration, rollout, rewards, scores, metrics) | dict(published.metrics)
             self._log_validate_save(row, rollout, started, collected, learned)
             self._updating = False
 
-    def _require_finite_weights(self, iteration: int) -> None:
-        """The last step of an update can break weights that no later loss of it shows: they are never saved."""
-        if not all(torch.isfinite(p).all() for p in trained_parameters(self.learner.model)):
-            raise NonFiniteError(
-                f"the weights became non-finite in iteration {iteration}: the last checkpoint is kept. Train again with"
-                " a lower ppo.learning_rate or ppo.value_learning_rate into another --output"
-            )
+    def _submit(self, waiting: range, iteration: int) -> range:
+        """Asks for the rollouts up to `ppo.max_staleness` iterations ahead; returns those still to ask for."""
+        ahead = min(waiting.stop, iteration + 1 + self.config.ppo.max_staleness)
+        for index in range(waiting.start, ahead):
+            items = self.task_sampler.work_list(index, self.config.ppo.rollout_batch_size)
+            self.collector.submit(self.generator, items)
+        return range(ahead, waiting.stop)
 
-    def _prepare(self, rollout: Rollout, rewards: np.ndarray, scores: Scores) -> RolloutBatch:
-        action_dim = self.config.policy.action_dim
-        tokens = torch.from_numpy(rollout.action_tokens)
-        mask = compute_token_mask(torch.from_numpy(rollout.executed_steps), action_dim, tokens.shape[1])
-        targets = prepare(
+    def _targets(self, rollout: Rollout, rewards: np.ndarray, scores: Scores, version: int) -> Targets:
+        """What PPO fits; a rollout of older weights than the learner's is corrected for them."""
+        weights = None
+        if rollout.policy_version != version:
+            weights = compute_importance_weights(
+                scores.old_logprobs, torch.from_numpy(rollout.generator_logprobs), self.config.ppo.importance_weight_cap
+            )
+        executed, num_tokens = torch.from_numpy(rollout.executed_steps), rollout.action_tokens.shape[1]
+        return prepare(
             rewards=torch.from_numpy(rewards),
             scores=scores,
             trajectory_offsets=torch.from_numpy(rollout.trajectory_offsets),
             terminated=torch.from_numpy(rollout.terminated),
             bootstrap_truncated=self.config.ppo.bootstrap_truncated,
-            token_mask=mask,
+            token_mask=compute_token_mask(executed, self.config.policy.action_dim, num_tokens),
+            importance_weights=weights,
             gamma=self.config.ppo.gamma,
             gae_lambda=self.config.ppo.gae_lambda,
-        )
-        inputs = self.learner.model.policy.trunk.process(rollout.observations)
-        return RolloutBatch(
-            inputs=inputs,
-            elapsed_steps=torch.from_numpy(rollout.elapsed_steps),
-            action_tokens=tokens,
-            scores=scores,
-            targets=targets,
         )
 
     def _row(
@@ -177,6 +174,7 @@ class Trainer:
             "rollout/entropy": float(rollout.generator_entropy.mean()),
             "rollout/logprob_drift": float(drift.max()),
             "rollout/value_mean": float(scores.values.mean()),
+            "rollout/staleness": iteration - rollout.policy_version,
         }
         for position, task_id in enumerate(self.task_sampler.task_ids):
             chosen = task_ids == task_id

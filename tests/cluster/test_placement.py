@@ -1,0 +1,57 @@
+"""Which role gets which resources, by hand."""
+
+import pytest
+
+from vlarl.cluster.placement import make_placement
+from vlarl.configs.env import EnvConfig
+from vlarl.configs.roles import RolesConfig
+from vlarl.errors import UserError
+
+ENV = EnvConfig(name="toy", task_suite="toy", num_envs=10, num_workers=4)
+
+
+def test_one_gpu_serves_and_the_others_train():
+    placement = make_placement(RolesConfig(num_trainers=3, num_generators=1, trainer_cpus=2), ENV, gpus=4)
+    assert placement.bundles[0] == {"CPU": 1.0, "GPU": 1.0}
+    assert placement.bundles[1:4] == ({"CPU": 2.0, "GPU": 1.0},) * 3
+    assert placement.bundles[4:] == ({"CPU": 1.0},) * 4
+    assert placement.generator(0) == 0
+    assert [placement.trainer(rank) for rank in range(3)] == [1, 2, 3]
+    assert [placement.env_worker(0, index) for index in range(4)] == [4, 5, 6, 7]
+
+
+def test_a_single_gpu_is_halved_and_without_one_cpus_do():
+    halves = make_placement(RolesConfig(), ENV, gpus=1)
+    assert [bundle["GPU"] for bundle in halves.bundles[:2]] == [0.5, 0.5]
+    assert all("GPU" not in bundle for bundle in make_placement(RolesConfig(num_trainers=5), ENV, gpus=0).bundles)
+
+
+def test_environments_are_dealt_to_the_generators():
+    placement = make_placement(RolesConfig(num_generators=3), ENV, gpus=0)
+    assert [(env.num_envs, env.num_workers) for env in placement.generator_envs] == [(4, 2), (3, 1), (3, 1)]
+    assert [placement.env_worker(*worker) for worker in ((0, 0), (0, 1), (1, 0), (2, 0))] == [4, 5, 6, 7]
+    assert len(placement.bundles) == 3 + 1 + 4
+    few = make_placement(RolesConfig(envs_per_worker=4), ENV, gpus=0)
+    assert [env.num_workers for env in few.generator_envs] == [3]
+
+
+@pytest.mark.parametrize(
+    ("roles", "gpus", "message"),
+    [
+        ({"num_trainers": 8}, 4, "need 9 GPUs, the cluster has 4: 4 GPUs take .*--roles.num-trainers 3"),
+        ({"num_trainers": 2}, 1, "need 3 GPUs, the cluster has 1: a single GPU takes one of each"),
+        ({"num_generators": 11}, 0, "num_generators 11 is larger than env.num_envs 10"),
+    ],
+)
+def test_what_does_not_fit_is_refused(roles, gpus, message):
+    with pytest.raises(UserError, match=message):
+        make_placement(RolesConfig(**roles), ENV, gpus)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("num_trainers", 0), ("envs_per_worker", 0), ("trainer_cpus", 0.0), ("deadline_minutes", float("nan"))],
+)
+def test_impossible_numbers_are_named(setting, value):
+    with pytest.raises(UserError, match=f"roles.{setting} must be"):
+        RolesConfig(**{setting: value})

@@ -1,0 +1,1 @@
+"""The roles of a training as Ray actors. Nothing else imports ray."""

@@ -1,0 +1,240 @@
+"""Generators as Ray actors: each decodes for its share of the environments, and collects whole trajectories."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+import torch
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from vlarl import __version__
+from vlarl.cluster.calls import check_version, fetch
+from vlarl.cluster.env_workers import ActorWorkers
+from vlarl.cluster.placement import Placement
+from vlarl.cluster.trainers import START_SECONDS, StoredWeights
+from vlarl.configs.env import EnvConfig
+from vlarl.configs.roles import RolesConfig
+from vlarl.configs.training import TrainConfig
+from vlarl.distributed.weight_sync import WeightReceiver, WeightSyncError, WeightUpdate
+from vlarl.envs.vector import VectorEnv
+from vlarl.inference.base import ActionGenerator, PublishedWeights
+from vlarl.policies.registry import policy_module
+from vlarl.policies.served import served_config
+from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
+from vlarl.rollout.merge import merge_rollouts
+from vlarl.training.build import make_generator
+from vlarl.training.roles import RoleLostError
+from vlarl.types import Rollout, WorkItem
+
+
+@ray.remote(max_restarts=0)
+class GeneratorActor:
+    """A policy without adapters, and the environments that it acts in."""
+
+    def __init__(
+        self, version: str, config: TrainConfig, env: EnvConfig, group: PlacementGroup, bundles: Sequence[int]
+    ) -> None:
+        check_version(version)
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(config.exact)
+        # Its weights are any until the first publication.
+        policy = policy_module(config.policy).make_policy(served_config(config.policy), config.seed).eval()
+        self._policy = policy
+        self._receiver = WeightReceiver(policy)
+        self._generator = make_generator(config, policy)
+        self._envs = VectorEnv(env, ActorWorkers(env, group, bundles))
+        self._collector = Collector(self._envs, env.replan_steps)
+
+    def process_id(self) -> int:
+        """The actor's process."""
+        return os.getpid()
+
+    def load(self, update: WeightUpdate) -> float:
+        """Takes weights and proves that they are the learner's; returns the seconds."""
+        started = time.perf_counter()
+        self._receiver.take(update)
+        self._generator.load(PublishedWeights(version=update.version, policy=self._policy))
+        return time.perf_counter() - started
+
+    def collect(self, items: Sequence[WorkItem], greedy: bool) -> tuple[Rollout, int]:
+        """Collects trajectories; returns them and the episodes that were restarted so far.
+
+        Raises:
+            WeightSyncError: the last weights did not arrive whole.
+        """
+        if self._receiver.version is None:
+            raise WeightSyncError("this generator has no weights that are the learner's")
+        return self._collector.collect(self._generator, items, greedy=greedy), self._envs.restarted_episodes
+
+
+class RemoteGenerator:
+    """One generator, started again when it is lost."""
+
+    def __init__(self, start: Callable[[], ray.actor.ActorHandle], roles: RolesConfig, name: str) -> None:
+        self._start = start
+        self._roles = roles
+        self._name = name
+        self._loading: ray.ObjectRef | None = None
+        self._restarted_episodes = self._restarted_before = 0
+        self.actor = start()
+
+    @property
+    def restarted_episodes(self) -> int:
+        """Episodes that its environment workers' deaths restarted."""
+        return self._restarted_before + self._restarted_episodes
+
+    def load(self, weights: StoredWeights) -> None:
+        """Hands weights over, and does not wait: whatever it is asked next comes after them."""
+        self._loading = self.actor.load.remote(weights.update)
+
+    def send(self, items: Sequence[WorkItem], greedy: bool) -> "Share":
+        """Asks for trajectories."""
+        return Share(
+            generator=self, items=items, greedy=greedy, ref=self.actor.collect.remote(items, greedy), load=self._loading
+        )
+
+    def fetch(self, share: "Share") -> Rollout:
+        """Waits for what was asked for.
+
+        Raises:
+            RoleLostError: it died or is silent.
+            WeightSyncError: it does not hold the learner's weights.
+        """
+        if share.load is not None:
+            fetch(share.load, self._roles.deadline_seconds, f"{self._name}, taking weights,")
+        rollout, self._restarted_episodes = fetch(share.ref, self._roles.deadline_seconds, f"{self._name}, collecting,")
+        return rollout
+
+    def restart(self, weights: StoredWeights) -> None:
+        """Starts it again with complete weights."""
+        ray.kill(self.actor)
+        self._restarted_before += self._restarted_episodes
+        self._restarted_episodes = 0
+        self.actor = self._start()
+        self.load(weights)
+
+
+@dataclass
+class Share:
+    """What one generator was asked to collect."""
+
+    generator: RemoteGenerator
+    items: Sequence[WorkItem]
+    greedy: bool
+    ref: ray.ObjectRef
+    load: ray.ObjectRef | None
+
+
+class RayGenerators:
+    """All generators, as the trainer's generator and as its collector.
+
+    A generator that is lost is started again, and its trajectories are collected again from their own seeds.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        roles: RolesConfig,
+        group: PlacementGroup,
+        placement: Placement,
+        publish_all: Callable[[int], StoredWeights],
+        report: Callable[[str], None],
+    ) -> None:
+        self.policy_version = 0
+        self.num_action_tokens = config.policy.num_action_tokens
+        self.lost = 0
+        self._roles = roles
+        self._publish_all = publish_all
+        self._report = report
+        self._submitted: deque[list[Share]] = deque()
+
+        def starter(index: int) -> Callable[[], ray.actor.ActorHandle]:
+            env = placement.generator_envs[index]
+            workers = [placement.env_worker(index, worker) for worker in range(env.num_workers)]
+            bundle = group.bundle_specs[placement.generator(index)]
+            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=placement.generator(index))
+            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
+            return lambda: GeneratorActor.options(**options).remote(__version__, config, env, group, workers)
+
+        self.generators = [
+            RemoteGenerator(starter(index), roles, f"generator {index}") for index in range(roles.num_generators)
+        ]
+
+    @property
+    def restarted_episodes(self) -> int:
+        """Episodes that were begun again, whoever died."""
+        return sum(generator.restarted_episodes for generator in self.generators)
+
+    def process_ids(self) -> list[int]:
+        """The generators' processes."""
+        refs = [(g, g.actor.process_id.remote()) for g in self.generators]
+        return [fetch(ref, START_SECONDS, "a generator") for _, ref in refs]
+
+    def close(self) -> None:
+        """Ends the generators, and with them their environment workers."""
+        for generator in self.generators:
+            ray.kill(generator.actor)
+
+    def load(self, published: StoredWeights) -> None:
+        """See ActionGenerator; errors come with the next result."""
+        for generator in self.generators:
+            generator.load(published)
+        self.policy_version = published.version
+
+    def submit(self, generator: ActionGenerator, items: Sequence[WorkItem]) -> None:
+        """See RolloutCollector; the generators begin at once."""
+        assert generator is self, "generators act in their own environments"
+        self._submitted.append(self._send(items, greedy=False))
+
+    def result(self, progress: ProgressFn | None = None) -> Rollout:
+        """See RolloutCollector."""
+        return self._finish(self._submitted.popleft(), progress)
+
+    def collect(
+        self,
+        generator: ActionGenerator,
+        items: Sequence[WorkItem],
+        *,
+        greedy: bool = False,
+        transform: ObservationTransform | None = None,
+        progress: ProgressFn | None = None,
+    ) -> Rollout:
+        """See Collector.collect; what was submitted before is collected before."""
+        assert generator is self and transform is None, "generators act in their own environments"
+        return self._finish(self._send(items, greedy=greedy), progress)
+
+    def _send(self, items: Sequence[WorkItem], *, greedy: bool) -> list[Share]:
+        count = len(self.generators)
+        parts = [(generator, items[index::count]) for index, generator in enumerate(self.generators)]
+        return [generator.send(part, greedy) for generator, part in parts if part]
+
+    def _finish(self, shares: list[Share], progress: ProgressFn | None) -> Rollout:
+        rollout = merge_rollouts([self._fetch(share) for share in shares])
+        if progress:
+            progress(rollout.num_trajectories, int(np.sum(rollout.success)), int(rollout.executed_steps.sum()))
+        return rollout
+
+    def _fetch(self, share: Share) -> Rollout:
+        while True:
+            try:
+                return share.generator.fetch(share)
+            except RoleLostError as error:
+                self.lost += 1
+                if self.lost > self._roles.max_restarts:
+                    raise
+                self._report(f"{error}; starting it again, {len(share.items)} trajectories are collected again")
+                # Longer from time to time: what killed it may need a while to go.
+                time.sleep(min(30.0, 0.5 * 2**self.lost))
+                share.generator.restart(self._publish_all(self.policy_version))
+                self._resend(share)
+
+    def _resend(self, lost: Share) -> None:
+        """Asks the restarted generator again for everything that the dead one owed."""
+        for share in [lost, *(s for shares in self._submitted for s in shares if s.generator is lost.generator)]:
+            again = lost.generator.send(share.items, share.greedy)
+            share.ref, share.load = again.ref, again.load

@@ -1,0 +1,95 @@
+"""Which role gets which resources: pure arithmetic, without Ray."""
+
+from dataclasses import dataclass, replace
+
+from vlarl.configs.env import EnvConfig
+from vlarl.configs.roles import RolesConfig
+from vlarl.errors import UserError
+
+Bundle = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Resources of every role, as the bundles of one placement group: generators, trainers, environment workers."""
+
+    bundles: tuple[Bundle, ...]
+    num_generators: int
+    num_trainers: int
+    generator_envs: tuple[EnvConfig, ...]
+    """Each generator's share of the environments."""
+
+    def generator(self, index: int) -> int:
+        """Bundle of a generator."""
+        return index
+
+    def trainer(self, rank: int) -> int:
+        """Bundle of a trainer."""
+        return self.num_generators + rank
+
+    def env_worker(self, generator: int, index: int) -> int:
+        """Bundle of a generator's environment worker."""
+        before = sum(env.num_workers for env in self.generator_envs[:generator])
+        return self.num_generators + self.num_trainers + before + index
+
+
+def make_placement(roles: RolesConfig, env: EnvConfig, gpus: float) -> Placement:
+    """Plans the roles on `gpus` GPUs; with none, all of them run on CPUs.
+
+    Of G GPUs generators take one each and trainers one each; a single GPU is halved between one of both.
+
+    Raises:
+        UserError: more GPUs are needed than there are, or more generators than environments.
+    """
+    share = _gpu_share(roles, gpus)
+    envs = _split_envs(roles, env)
+    workers = sum(part.num_workers for part in envs)
+    bundles = [_bundle(roles.generator_cpus, share)] * roles.num_generators
+    bundles += [_bundle(roles.trainer_cpus, share)] * roles.num_trainers
+    bundles += [_bundle(roles.env_worker_cpus, 0.0)] * workers
+    return Placement(
+        bundles=tuple(bundles),
+        num_generators=roles.num_generators,
+        num_trainers=roles.num_trainers,
+        generator_envs=envs,
+    )
+
+
+def _gpu_share(roles: RolesConfig, gpus: float) -> float:
+    needed = roles.num_generators + roles.num_trainers
+    if gpus == 0:
+        return 0.0
+    if gpus >= needed:
+        return 1.0
+    if gpus == 1 and needed == 2:
+        return 0.5
+    fix = (
+        "a single GPU takes one of each"
+        if gpus == 1
+        else f"{gpus:.0f} GPUs take --roles.num-generators 1 --roles.num-trainers {gpus - 1:.0f}"
+    )
+    raise UserError(
+        f"roles.num_generators {roles.num_generators} and roles.num_trainers {roles.num_trainers} need {needed} GPUs,"
+        f" the cluster has {gpus:.0f}: {fix}"
+    )
+
+
+def _split_envs(roles: RolesConfig, env: EnvConfig) -> tuple[EnvConfig, ...]:
+    if roles.num_generators > env.num_envs:
+        raise UserError(
+            f"roles.num_generators {roles.num_generators} is larger than env.num_envs {env.num_envs}: a generator"
+            " without an environment would wait"
+        )
+    parts = []
+    for index in range(roles.num_generators):
+        slots = len(range(index, env.num_envs, roles.num_generators))
+        if roles.envs_per_worker is None:
+            workers = max(1, len(range(index, env.num_workers, roles.num_generators)))
+        else:
+            workers = -(-slots // roles.envs_per_worker)
+        parts.append(replace(env, num_envs=slots, num_workers=min(workers, slots)))
+    return tuple(parts)
+
+
+def _bundle(cpus: float, gpus: float) -> Bundle:
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})

@@ -1,0 +1,183 @@
+"""`--cluster ADDRESS`: joins or starts a Ray cluster and puts the roles on it. Loads ray only when asked to."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from vlarl.cluster.placement import make_placement
+from vlarl.configs.roles import RolesConfig
+from vlarl.configs.training import TrainConfig
+from vlarl.errors import UserError
+from vlarl.system import cpu_cores
+from vlarl.training.roles import Parts
+
+LOOPBACK = "127.0.0.2"
+"""Ray binds the outer interface when it is told 127.0.0.1, and stays on the loopback device with this."""
+CONNECT_SECONDS = 10.0
+PLACE_SECONDS = 120.0
+"""Longest wait until a cluster that has the resources has them free."""
+DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Environment workers without a GPU of their own still draw on one.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A worker of a busy machine takes longer than 60 s to import its libraries.
+    "RAY_worker_register_timeout_seconds": "600",
+}
+"""Ray's settings by environment variables, unless they are set."""
+
+
+def check_installed() -> None:
+    """Checks that the extra is there.
+
+    Raises:
+        UserError: it is not; the message is the install line.
+    """
+    if find_spec("ray") is None:
+        raise UserError("--cluster needs Ray, which is not installed: pip install 'vlarl[cluster]'")
+
+
+@contextmanager
+def open_cluster(
+    address: str, roles: RolesConfig, config: TrainConfig, report: Callable[[str], None]
+) -> Iterator["RayRoles"]:
+    """Joins a cluster, or starts one on this machine, which ends with the block.
+
+    Args:
+        address: "auto" joins the cluster that RAY_ADDRESS names or that runs on this machine, else starts one here;
+            "local" starts one here; host:port joins that one.
+        roles: what to run there.
+        config: of the run.
+        report: told of what is lost and started again.
+
+    Raises:
+        UserError: Ray is not installed, nothing answers at the address, other versions there, too few GPUs or CPUs.
+    """
+    check_installed()
+    os.environ |= {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
+    import ray
+
+    placement = make_placement(roles, config.env, 0)
+    needed = sum(bundle["CPU"] for bundle in placement.bundles)
+    _connect(address, needed)
+    made = RayRoles(roles, report)
+    try:
+        made.reserve(config)
+        yield made
+    finally:
+        made.close()
+        ray.shutdown()
+
+
+def _connect(address: str, cpus: float) -> None:
+    import ray
+
+    settings = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
+    if address == "auto" and not os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+            return
+        except ConnectionError:
+            address = "local"
+    if address == "local":
+        # More roles than cores take turns: it is slower, and the result is the same.
+        ray.init(address="local", num_cpus=max(cpu_cores(), int(cpus + 0.999)), _node_ip_address=LOOPBACK, **settings)
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        return
+    where = os.environ["RAY_ADDRESS"] if address == "auto" else address
+    _require_listener(where)
+    try:
+        ray.init(address=where, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot join the Ray cluster at {where}: {reason}") from error
+
+
+def _require_listener(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--cluster takes auto, local or HOST:PORT, got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"nothing answers at {address} ({error}): `ray start --head --port {port}` starts a cluster on its first"
+            " machine, `ray status` shows it"
+        ) from error
+
+
+class RayRoles:
+    """Makes the parts of a training as actors."""
+
+    def __init__(self, roles: RolesConfig, report: Callable[[str], None]) -> None:
+        self._roles = roles
+        self._report = report
+        self._group = None
+        self._made: list = []
+
+    def reserve(self, config: TrainConfig) -> None:
+        """Reserves the resources of all roles.
+
+        Raises:
+            UserError: the cluster has not as many, or others hold them.
+        """
+        import ray
+        from ray.util.placement_group import placement_group
+
+        have = ray.cluster_resources()
+        self._placement = make_placement(self._roles, config.env, have.get("GPU", 0))
+        bundles = list(self._placement.bundles)
+        for kind in ("CPU", "GPU"):
+            needed = sum(bundle.get(kind, 0) for bundle in bundles)
+            if needed > have.get(kind, 0):
+                raise UserError(
+                    f"the roles need {needed:g} {kind}s, the cluster has {have.get(kind, 0):g}: start more nodes, or"
+                    " ask for fewer (--roles.num-trainers, --roles.num-generators, --roles.envs-per-worker)"
+                )
+        self._group = placement_group(bundles, strategy="PACK")
+        if not self._group.wait(PLACE_SECONDS):
+            free = ray.available_resources()
+            raise UserError(
+                f"the cluster did not give the roles their resources in {PLACE_SECONDS:.0f} s: {len(bundles)} bundles,"
+                f" free are {free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs. Is another run on it?"
+            )
+
+    def start(self, config: TrainConfig, policy_folder: Path, checkpoint: Path | None) -> Parts:
+        """See Roles."""
+        from vlarl.cluster.generators import RayGenerators
+        from vlarl.cluster.trainers import RayLearner
+
+        self._end_parts()
+        learner = RayLearner(config, self._roles, self._group, self._placement)
+        self._made.append(learner)
+        generators = RayGenerators(
+            config,
+            self._roles,
+            self._group,
+            self._placement,
+            lambda version: learner.publish(version, complete=True),
+            self._report,
+        )
+        self._made.append(generators)
+        learner.open(policy_folder, checkpoint)
+        return Parts(
+            learner=learner,
+            collector=generators,
+            generator=generators,
+            restarted_episodes=lambda: generators.restarted_episodes,
+        )
+
+    def close(self) -> None:
+        """Ends all actors and gives the resources back."""
+        from ray.util.placement_group import remove_placement_group
+
+        self._end_parts()
+        if self._group is not None:
+            remove_placement_group(self._group)
+
+    def _end_parts(self) -> None:
+        for part in self._made:
+            part.close()
+        self._made = []
