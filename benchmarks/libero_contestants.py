@@ -15,6 +15,8 @@ TURN = 8
 """Env steps per frame in training."""
 UPSTREAM_STEPS = 6
 """Env steps per repeat where a step renders two reference frames."""
+BARE_STEPS = 40
+"""Env steps of the episode that a bare loop in a process of its own repeats."""
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 
 
@@ -30,26 +32,58 @@ def random_actions(count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1.0, 1.0, (count, 7))
 
 
-# ---- upstream, in its own process
+# ---- processes
 
 
-def serve_upstream(connection: Connection, suite: str, task_id: int) -> None:
-    """Answers requests (name, argument) with seconds."""
-    # Set by the project for its own small frames; upstream has the driver's default.
-    os.environ.pop("LP_NUM_THREADS", None)
-    upstream = Upstream(suite, task_id)
+def serve(connection: Connection, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Answers requests (name, argument) with what that method of the contestant returns."""
+    contestant = make(*arguments)
     while True:
         try:
             name, argument = connection.recv()
         except EOFError:
             return
-        connection.send(getattr(upstream, name)(argument))
+        connection.send(getattr(contestant, name)(argument))
+
+
+class Remote:
+    """A contestant in a process of its own."""
+
+    def __init__(self, make: Callable[..., Any], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def send(self, name: str, argument: object = None) -> None:
+        """Begins to call a method."""
+        self._connection.send((name, argument))
+
+    def receive(self) -> Any:  # noqa: ANN401
+        """Waits for what the method returns."""
+        return self._connection.recv()
+
+    def ask(self, name: str, argument: object = None) -> Any:  # noqa: ANN401
+        """Calls a method."""
+        self.send(name, argument)
+        return self.receive()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._connection.close()
+        self._process.join()
+
+
+# ---- upstream
 
 
 class Upstream:
     """Upstream's usual environment: agentview and wrist camera at 256 pixels in every observation."""
 
     def __init__(self, suite: str, task_id: int) -> None:
+        # Set by the project for its own small frames; upstream has the driver's default.
+        os.environ.pop("LP_NUM_THREADS", None)
         from vlarl.envs.libero.tasks import load_task
 
         with contextlib.redirect_stdout(io.StringIO()):
@@ -107,27 +141,6 @@ class Upstream:
     def _begin(self, state: np.ndarray) -> None:
         self._env.set_init_state(state)
         self._env.env.timestep, self._env.env.done = 0, False
-
-
-class UpstreamProcess:
-    """The other end of serve_upstream."""
-
-    def __init__(self, suite: str, task_id: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve_upstream, args=(theirs, suite, task_id), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def ask(self, name: str, argument: object = None) -> float:
-        """Calls a method of Upstream."""
-        self._connection.send((name, argument))
-        return self._connection.recv()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._connection.close()
-        self._process.join()
 
 
 # ---- bare loops
@@ -237,3 +250,24 @@ class BareLoop:
         frame = np.empty((size, size, 3), dtype=np.uint8)
         mujoco.mjr_render(viewport, renderer._scene, renderer._context)
         mujoco.mjr_readPixels(frame, None, viewport, renderer._context)
+
+
+class BareTraining:
+    """The bare loop of the training setting, to run in several processes at once: what the machine can do at best."""
+
+    def __init__(self, suite: str, task_id: int) -> None:
+        from vlarl.envs.libero import LiberoEnv
+
+        env = LiberoEnv(
+            suite, task_id, profile="fast", stepping="fast", cameras=CAMERAS[:1], image_size=64, replan_steps=TURN
+        )
+        env.reset(options={"init_state_id": 0})
+        self._loop = BareLoop(env, compile_bare_steps()[0], random_actions(BARE_STEPS))
+
+    def run(self, rounds: int) -> int:
+        """Repeats the episode; returns the env steps made."""
+        for _ in range(rounds):
+            self._loop.begin()
+            self._loop.run(TURN, 64, CAMERAS[:1])
+            self._loop.check()
+        return rounds * BARE_STEPS

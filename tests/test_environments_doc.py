@@ -36,7 +36,7 @@ def read_rows(folder: Path) -> list[dict]:
 
 
 def test_there_is_an_example_per_section():
-    assert (len(PYTHON), len(SHELL)) == (2, 2)
+    assert (len(PYTHON), len(SHELL)) == (3, 2)
 
 
 @pytest.mark.libero
@@ -44,8 +44,14 @@ def test_libero_example(tmp_path):
     assert "turn on the stove (64, 64, 3) (12,)\nFalse 0" in run([sys.executable, "-c", PYTHON[0]], tmp_path)
 
 
+@pytest.mark.libero
+def test_example_of_many_libero_environments(tmp_path):
+    said = run([sys.executable, "-c", PYTHON[1]], tmp_path)
+    assert "(4, 64, 64, 3) (4,) [8 8 8 8]\nturn on the stove 3" in said
+
+
 def test_example_of_an_own_environment_trains(tmp_path):
-    (tmp_path / "slider.py").write_text(PYTHON[1])
+    (tmp_path / "slider.py").write_text(PYTHON[2])
     run_shell(SHELL[0], tmp_path)
     rows = read_rows(tmp_path / "runs/slider")
     assert sum(not row["critic_warmup"] for row in rows) == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 # Before anything that loads mujoco: it chooses the GL library.
-from vlarl.envs.libero.rendering import Renderer  # isort: skip
+from vlarl.envs.libero.rendering import Renderer, find_in_view  # isort: skip
 
 import mujoco
 
@@ -85,6 +85,58 @@ def test_every_camera_and_any_size(scene_and_data):
     small = large.reshape(64, 8, 64, 8, 3).mean(axis=(1, 3))
     assert np.abs(small - agent).mean() < 6
     assert np.array_equal(renderer.render(data, 64), agent)
+
+
+def test_a_sphere_is_in_view_until_it_is_wholly_beyond_a_side():
+    # 90 degrees: the sides of the view are x = -z and so on; a sphere beyond one by sqrt(2) / 2 metres touches it.
+    spheres = {
+        "ahead": ((0, 0, -5), 0.1),
+        "behind": ((0, 0, 1), 0.9),
+        "around the camera": ((0, 0, 1), 1.1),
+        "touches the right side": ((3, 0, -2), 0.708),
+        "beyond the right side": ((3, 0, -2), 0.706),
+        "touches the lower side": ((0, -3, -2), 0.708),
+        "beyond the lower side": ((0, -3, -2), 0.706),
+    }
+    geoms = "".join(f'<geom pos="{x} {y} {z}" size="{r}"/>' for (x, y, z), r in spheres.values())
+    # The camera looks along the world's x axis: its own x, y and z axes are the world's -y, z and -x.
+    body = f'<body euler="0 0 -90"><body euler="90 0 0">{geoms}<camera fovy="90"/></body></body>'
+    plane = '<geom type="plane" size="1 1 1" pos="-9 0 0"/>'
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{plane}{body}</worldbody></mujoco>")
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_camlight(model, data)
+    expected = [True, *(name != "behind" and "beyond" not in name for name in spheres)]
+    assert find_in_view(model, data, 0).tolist() == expected
+
+
+@pytest.mark.libero
+def test_what_is_left_out_of_the_fast_frames_changes_no_pixel(stove_slot, monkeypatch):
+    renderer = stove_slot._current.renderer
+    rng, frames = np.random.default_rng(0), {"seen": [], "everything": []}
+
+    def gather_everything(data):
+        sizes["seen"].append(renderer._scene.ngeom)
+        renderer._gather(data, mujoco.mjtCatBit.mjCAT_ALL)
+        sizes["everything"].append(renderer._scene.ngeom)
+
+    sizes = {"seen": [], "everything": []}
+    for index in range(3):
+        stove_slot.reset(Start(task_id=7, split="train", index=index))
+        for _ in range(10):
+            stove_slot.step_once(rng.uniform(-1, 1, 7))
+        if index == 2:
+            # With the burner alight.
+            stove_slot.simulation.data.qpos[renderer._model.joint("flat_stove_1_button").qposadr[0]] = 0.6
+        for camera in ("agentview", "robot0_eye_in_hand"):
+            frames["seen"].append(stove_slot.render(256, camera))
+            with monkeypatch.context() as patch:
+                patch.setattr(renderer, "_gather_seen", gather_everything)
+                frames["everything"].append(stove_slot.render(256, camera))
+    assert np.array_equal(frames["seen"], frames["everything"])
+    # Something was left out, and the model is as it was.
+    assert max(sizes["seen"]) < min(sizes["everything"])
+    assert np.array_equal(renderer._model.geom_group, renderer._geom_groups)
 
 
 @pytest.mark.libero

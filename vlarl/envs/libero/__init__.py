@@ -1,5 +1,6 @@
 """LIBERO with upstream's physics, stepped and rendered fast. Importing it registers the suites with Gymnasium."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gymnasium.envs.registration import register
@@ -8,8 +9,14 @@ from vlarl.envs.libero.tasks import STEP_LIMITS
 
 if TYPE_CHECKING:
     from vlarl.envs.libero.gymnasium_env import LiberoEnv
+    from vlarl.envs.libero.gymnasium_vector import LiberoVectorEnv
 
-__all__ = ["LiberoEnv", "gymnasium_id"]
+__all__ = ["LiberoEnv", "LiberoVectorEnv", "gymnasium_id"]
+
+_MODULES = {
+    "LiberoEnv": "vlarl.envs.libero.gymnasium_env",
+    "LiberoVectorEnv": "vlarl.envs.libero.gymnasium_vector",
+}
 
 
 def gymnasium_id(task_suite: str) -> str:
@@ -18,17 +25,16 @@ def gymnasium_id(task_suite: str) -> str:
 
 
 def __getattr__(name: str) -> type:
-    """Imports LiberoEnv, and with it the simulator, on first use."""
-    if name != "LiberoEnv":
+    """Imports an environment, and with it the simulator, on first use."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vlarl.envs.libero.gymnasium_env import LiberoEnv
-
-    return LiberoEnv
+    return getattr(import_module(_MODULES[name]), name)
 
 
 for _suite in STEP_LIMITS:
     register(
         gymnasium_id(_suite),
-        entry_point="vlarl.envs.libero.gymnasium_env:LiberoEnv",
+        entry_point=f"{_MODULES['LiberoEnv']}:LiberoEnv",
+        vector_entry_point=f"{_MODULES['LiberoVectorEnv']}:LiberoVectorEnv",
         kwargs={"task_suite": _suite},
     )

@@ -72,9 +72,7 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         replan_steps: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        check_names("render profile", [profile], PROFILES)
-        check_names("stepping", [stepping], STEPPINGS)
-        check_names("render mode", [render_mode], [None, "rgb_array"])
+        check_choices(profile, stepping, render_mode)
         if not cameras:
             raise UserError("cameras is empty: name at least one, for example 'agentview'")
         config = EnvConfig(
@@ -95,16 +93,7 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         check_names("camera", cameras, [self.model.camera(i).name for i in range(self.model.ncam)])
         self._is_running = False
         self._clipped = 0
-        images = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = spaces.Dict(
-            {
-                **dict.fromkeys(self._cameras, images),
-                "proprio": spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32),
-                "instruction": spaces.Text(MAX_INSTRUCTION_LENGTH, charset=string.printable),
-            }
-        )
-        shape = (ACTION_DIM,) if replan_steps == 1 else (replan_steps, ACTION_DIM)
-        self.action_space = spaces.Box(-1.0, 1.0, shape, np.float32)
+        self.observation_space, self.action_space = make_spaces(self._cameras, image_size, replan_steps)
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -145,10 +134,9 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         options = options or {}
         check_names("reset option", options, ["init_state_id"])
         if "init_state_id" in options:
-            start = Start(task_id=self.task_id, split="evaluation", index=_check_init_state(options["init_state_id"]))
+            start = Start(task_id=self.task_id, split="evaluation", index=check_init_state(options["init_state_id"]))
         else:
-            index = int(self.np_random.integers(NUM_STARTS["train"]))
-            start = Start(task_id=self.task_id, split="train", index=index)
+            start = draw_start(self.np_random, self.task_id)
         self._slot.begin(start)
         self._is_running, self._clipped = True, 0
         return self.observe(), {"split": start.split, "start_index": start.index, **self._info(False, 0)}
@@ -164,9 +152,9 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """
         if not self._is_running:
             raise UserError("step without a running episode: call reset first, and again after every end")
-        actions = self._check_action(action)
+        actions = check_actions(action, self.action_space.shape).reshape(-1, ACTION_DIM)
         success, truncated, executed = self._slot.execute(np.clip(actions, -1.0, 1.0))
-        self._clipped += int((np.abs(actions[:executed]) > 1.0).any(axis=1).sum())
+        self._clipped += count_clipped(actions[:executed])
         self._is_running = not (success or truncated)
         return self.observe(), float(success), success, truncated, self._info(success, executed)
 
@@ -204,19 +192,65 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._slot.set_state(state, fixture_poses)
         self._is_running, self._clipped = True, 0
 
-    def _check_action(self, action: np.ndarray) -> np.ndarray:
-        actions = np.asarray(action, dtype=np.float64)
-        if actions.shape != self.action_space.shape:
-            raise UserError(f"the action has shape {actions.shape}, this environment takes {self.action_space.shape}")
-        if not np.isfinite(actions).all():
-            raise UserError(f"the action is not finite: {actions.tolist()}")
-        return actions.reshape(-1, ACTION_DIM)
-
     def _info(self, success: bool, executed: int) -> dict[str, Any]:
         return {"success": success, "executed_steps": executed, "clipped_actions": self._clipped}
 
 
-def _check_init_state(value: object) -> int:
+def check_choices(profile: str, stepping: str, render_mode: str | None) -> None:
+    """Checks the arguments that take a few names.
+
+    Raises:
+        UserError: an unknown one, with the nearest.
+    """
+    check_names("render profile", [profile], PROFILES)
+    check_names("stepping", [stepping], STEPPINGS)
+    check_names("render mode", [render_mode], [None, "rgb_array"])
+
+
+def make_spaces(cameras: Sequence[str], image_size: int, replan_steps: int) -> tuple[spaces.Dict, spaces.Box]:
+    """Observation and action space of one environment."""
+    images = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+    observations = spaces.Dict(
+        {
+            **dict.fromkeys(cameras, images),
+            "proprio": spaces.Box(-np.inf, np.inf, (PROPRIO_DIM,), np.float32),
+            "instruction": spaces.Text(MAX_INSTRUCTION_LENGTH, charset=string.printable),
+        }
+    )
+    shape = (ACTION_DIM,) if replan_steps == 1 else (replan_steps, ACTION_DIM)
+    return observations, spaces.Box(-1.0, 1.0, shape, np.float32)
+
+
+def draw_start(rng: np.random.Generator, task_id: int) -> Start:
+    """Draws one of a task's training starts."""
+    return Start(task_id=task_id, split="train", index=int(rng.integers(NUM_STARTS["train"])))
+
+
+def check_actions(actions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the actions as float64.
+
+    Raises:
+        UserError: another shape than `shape`, or values that are not finite.
+    """
+    actions = np.asarray(actions, dtype=np.float64)
+    if actions.shape != shape:
+        raise UserError(f"the action has shape {actions.shape}, this environment takes {shape}")
+    if not np.isfinite(actions).all():
+        raise UserError(f"the action is not finite: {actions.tolist()}")
+    return actions
+
+
+def count_clipped(actions: np.ndarray) -> int:
+    """How many of the actions [n, 7] leave [-1, 1]."""
+    return int((np.abs(actions) > 1.0).any(axis=1).sum())
+
+
+def check_init_state(value: object) -> int:
+    """Returns the number of one of LIBERO's fixed initial states.
+
+    Raises:
+        UserError: there is none of that number.
+    """
     last = NUM_STARTS["evaluation"] - 1
     try:
         index = operator.index(value)  # type: ignore[arg-type]
