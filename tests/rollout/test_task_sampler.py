@@ -211,3 +211,11 @@ def test_floored_failures_by_hand():
 def test_impossible_configurations(changes, message):
     with pytest.raises(UserError, match=message):
         CurriculumConfig(**changes)
+
+
+def test_each_start_is_played_as_often_as_asked():
+    items = make_sampler().work_list(3, 12, trajectories_per_start=4)
+    assert [item.trajectory_index for item in items] == list(range(36, 48))
+    starts = [item.start for item in items]
+    assert all(len(set(starts[row : row + 4])) == 1 for row in (0, 4, 8))
+    assert len(set(starts)) == 3

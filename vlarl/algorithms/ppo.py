@@ -1,6 +1,7 @@
 """PPO over packed trajectories of turns: from rollout, rewards and scores to what the learner minimises."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,13 +28,15 @@ class Targets:
     """What PPO fits, one row per turn."""
 
     advantages: Tensor
-    """[N] float32, normalised to mean 0 and standard deviation 1."""
+    """[N] float32; PPO's are normalised to mean 0 and standard deviation 1."""
     returns: Tensor
-    """[N] float32, GAE advantage plus old value, not normalised."""
+    """[N] float32, what the value network fits: GAE advantage plus old value, not normalised."""
     token_mask: Tensor
-    """[N, K] bool, True for the tokens of executed actions."""
+    """[N, K] bool, True for the tokens of executed actions that are learned from."""
     importance_weights: Tensor | None = None
     """[N, K] float32, of tokens that older weights sampled; None: the scored weights did."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What to log of the preparation."""
 
 
 def compute_token_mask(executed_steps: Tensor, action_dim: int, num_tokens: int) -> Tensor:

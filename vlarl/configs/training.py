@@ -12,6 +12,7 @@ from vlarl.configs.policy import PolicyConfig
 from vlarl.errors import UserError
 
 ValueKind = Literal["homogeneous", "frozen", "small"]
+Algorithm = Literal["ppo", "grpo", "rloo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +213,10 @@ class TrainConfig:
     sft: SFTConfig = field(default_factory=SFTConfig)
     reward: str = "success"
     """Registered reward function (`vlarl.rewards.base.REWARDS`)."""
+    algorithm: Algorithm = "ppo"
+    """ppo; or, without a critic, grpo or rloo, which compare `group_size` trajectories from one start."""
+    group_size: int = 8
+    """Trajectories from each start with grpo and rloo; ppo draws a start for every trajectory."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -240,6 +245,28 @@ class TrainConfig:
                 f"env.replan_steps {self.env.replan_steps} is larger than policy.action_horizon"
                 f" {self.policy.action_horizon}: the policy emits no more actions than that"
             )
+
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        if self.algorithm == "ppo":
+            return
+        require_at_least(self, "", 2, "group_size")
+        if self.ppo.rollout_batch_size % self.group_size:
+            raise UserError(
+                f"ppo.rollout_batch_size {self.ppo.rollout_batch_size} is not a multiple of group_size"
+                f" {self.group_size}: {self.algorithm} compares whole groups"
+            )
+        if self.ppo.critic_warmup_iterations:
+            raise UserError(
+                f"{self.algorithm} has no critic to warm up: add --ppo.critic-warmup-iterations 0 (it is"
+                f" {self.ppo.critic_warmup_iterations})"
+            )
+
+    @property
+    def trajectories_per_start(self) -> int:
+        """How often each drawn start is played in a rollout."""
+        return 1 if self.algorithm == "ppo" else self.group_size
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, written as config.json beside the results."""

@@ -1,5 +1,8 @@
 """Value networks: V(image, instruction, proprioception, elapsed time), a head on the last prompt position."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from vlarl.configs.training import ValueKind
@@ -24,12 +27,32 @@ class ValueNetwork(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Decoder layers, outermost first: what is sharded layer by layer."""
+        return list(self.trunk.decoder.layers)
+
     def forward(self, inputs: PolicyInputs, elapsed_steps: Tensor) -> Tensor:
         """Values [B] float32 of prompts seen `elapsed_steps` [B] env steps after their episodes' starts."""
         embeddings, mask = self.trunk.embed_prompt(inputs)
         hidden = at_least_float32(self.trunk.decode(embeddings, mask)[:, -1])
         value, slope = at_least_float32(self.head(hidden.to(self.head.weight.dtype))).unbind(-1)
         return value + slope * (elapsed_steps.to(value.dtype) / ELAPSED_SCALE)
+
+
+class ConstantValue(nn.Module):
+    """One number for every observation: what a critic-free algorithm has in the place of a value network."""
+
+    layers: Sequence[nn.Module] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: PolicyInputs, elapsed_steps: Tensor) -> Tensor:
+        """The number [B] float32."""
+        del inputs
+        return self.value.expand(len(elapsed_steps))
 
 
 def make_value_network(policy: VLAPolicy, kind: ValueKind = "homogeneous") -> ValueNetwork:

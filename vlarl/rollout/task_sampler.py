@@ -24,21 +24,26 @@ class TaskSampler:
         self._successes = np.zeros(len(self.task_ids))
         self._failures = np.zeros(len(self.task_ids))
 
-    def work_list(self, iteration: int, num_trajectories: int) -> tuple[WorkItem, ...]:
-        """Returns the iteration's trajectories: tasks by the current probabilities, starts uniformly."""
+    def work_list(self, iteration: int, num_trajectories: int, trajectories_per_start: int = 1) -> tuple[WorkItem, ...]:
+        """Returns the iteration's trajectories: tasks by the current probabilities, starts uniformly.
+
+        Each start is played `trajectories_per_start` times in a row, a divisor of `num_trajectories`.
+        """
+        num_starts = num_trajectories // trajectories_per_start
         rng = np.random.Generator(np.random.Philox(key=[self._seed, 2], counter=[0, iteration, 0, 0]))
         # Systematic sampling: each task gets its expected count, rounded up or down, in random order.
-        points = (np.arange(num_trajectories) + rng.random()) / num_trajectories
+        points = (np.arange(num_starts) + rng.random()) / num_starts
         chosen = np.searchsorted(np.cumsum(self.probabilities()), points, side="right").clip(max=len(self.task_ids) - 1)
         rng.shuffle(chosen)
-        starts = rng.integers(self._num_starts, size=num_trajectories)
+        starts = rng.integers(self._num_starts, size=num_starts)
+        repeated = (np.repeat(values, trajectories_per_start) for values in (chosen, starts))
         return tuple(
             WorkItem(
                 trajectory_index=iteration * num_trajectories + row,
                 start=Start(task_id=self.task_ids[task], split="train", index=int(start)),
                 seed=self._seed,
             )
-            for row, (task, start) in enumerate(zip(chosen, starts, strict=True))
+            for row, (task, start) in enumerate(zip(*repeated, strict=True))
         )
 
     def success_estimates(self) -> np.ndarray:

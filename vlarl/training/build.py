@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.distributed.fsdp import register_fsdp_forward_method
 
+from vlarl.algorithms.registry import make_prepare
 from vlarl.configs.training import TrainConfig
 from vlarl.distributed.fsdp import shard
 from vlarl.distributed.ranks import ALONE, Ranks
@@ -18,7 +19,7 @@ from vlarl.evaluation.protocol import check_num_starts
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.checkpoint import load_policy
 from vlarl.policies.registry import policy_module
-from vlarl.policies.value import make_value_network
+from vlarl.policies.value import ConstantValue, make_value_network
 from vlarl.policies.vla import VLAPolicy, copy_trained
 from vlarl.reporting.sinks import MetricsSink, check_sinks
 from vlarl.rewards.base import REWARDS, make_reward_fn
@@ -107,7 +108,9 @@ def make_learner(
         UserError: a file of the checkpoint is missing or damaged.
     """
     reference = copy_trained(policy).eval() if config.ppo.kl_coef > 0 else None
-    model = ActorCritic(policy, make_value_network(policy, config.value))
+    has_critic = config.algorithm == "ppo"
+    value = make_value_network(policy, config.value) if has_critic else ConstantValue().to(policy.device)
+    model = ActorCritic(policy, value)
     if checkpoint is not None:
         load_model(model, checkpoint)
     if ranks.size > 1:
@@ -120,7 +123,7 @@ def make_learner(
 
 def shard_learner(model: ActorCritic, reference: VLAPolicy | None, ranks: Ranks, *, bfloat16: bool = False) -> None:
     """Shards policy and value network, and the policy that training started from, layer by layer."""
-    layers = [*model.value.trunk.decoder.layers, *model.policy.trunk.decoder.layers]
+    layers = [*model.value.layers, *model.policy.trunk.decoder.layers]
     shard(model, layers, ranks, bfloat16=bfloat16)
     if reference is not None:
         shard(reference, reference.trunk.decoder.layers, ranks, bfloat16=bfloat16)
@@ -197,6 +200,7 @@ def make_trainer(
         learner=parts.learner,
         task_sampler=sampler,
         reward_fn=make_reward_fn(config.reward),
+        prepare=make_prepare(config),
         monitor=Monitor(config.monitor),
         checkpoints=checkpoints,
         sinks=sinks,

@@ -21,7 +21,7 @@ from vlarl.distributed.fsdp import local_part, whole
 from vlarl.distributed.ranks import ALONE, Ranks
 from vlarl.errors import NonFiniteError
 from vlarl.inference.base import PublishedWeights
-from vlarl.policies.value import ValueNetwork
+from vlarl.policies.value import ConstantValue, ValueNetwork
 from vlarl.policies.vla import PolicyInputs, VLAPolicy
 from vlarl.training.batch import RolloutBatch, make_batch
 from vlarl.training.learner_files import load_optimizers, save_model, save_optimizers
@@ -34,7 +34,7 @@ SCORE_BATCH_SIZE = 256
 class ActorCritic(nn.Module):
     """Policy and value network as one module with one forward pass."""
 
-    def __init__(self, policy: VLAPolicy, value: ValueNetwork) -> None:
+    def __init__(self, policy: VLAPolicy, value: ValueNetwork | ConstantValue) -> None:
         super().__init__()
         self.policy = policy
         self.value = value
@@ -138,6 +138,12 @@ class Learner:
             NonFiniteError: a loss, a gradient norm or a weight became NaN or infinite.
         """
         batch = make_batch(self.model.policy.trunk, rollout, scores, targets)
+        # A critic-free algorithm may have left out turns, even all of them.
+        learned_from = targets.token_mask.any(-1)
+        if not learned_from.any():
+            return {"losses/policy_updates": 0.0}
+        if not learned_from.all():
+            batch = batch.select(learned_from)
         metrics = self.update(batch, iteration, critic_only=critic_only)
         self._require_finite_weights(iteration)
         return metrics

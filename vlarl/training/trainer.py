@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from vlarl.algorithms.losses import compute_importance_weights
-from vlarl.algorithms.ppo import Scores, Targets, compute_token_mask, prepare
+from vlarl.algorithms.ppo import Scores, Targets, compute_token_mask
+from vlarl.algorithms.registry import PrepareFn
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec
 from vlarl.evaluation.protocol import evaluate
@@ -68,6 +69,7 @@ class Trainer:
     learner: TrainingLearner
     task_sampler: TaskSampler
     reward_fn: RewardFn
+    prepare: PrepareFn
     monitor: Monitor
     checkpoints: CheckpointStore
     sinks: Sequence[MetricsSink]
@@ -121,7 +123,11 @@ class Trainer:
             published = self.learner.publish(version=iteration + 1)
             self.generator.load(published)
             learned = time.perf_counter()
-            row = self._row(iteration, rollout, rewards, scores, metrics) | dict(published.metrics)
+            row = (
+                self._row(iteration, rollout, rewards, scores, metrics)
+                | dict(targets.metrics)
+                | dict(published.metrics)
+            )
             self._log_validate_save(row, rollout, started, collected, learned)
             self._updating = False
 
@@ -129,7 +135,9 @@ class Trainer:
         """Asks for the rollouts up to `ppo.max_staleness` iterations ahead; returns those still to ask for."""
         ahead = min(waiting.stop, iteration + 1 + self.config.ppo.max_staleness)
         for index in range(waiting.start, ahead):
-            items = self.task_sampler.work_list(index, self.config.ppo.rollout_batch_size)
+            items = self.task_sampler.work_list(
+                index, self.config.ppo.rollout_batch_size, self.config.trajectories_per_start
+            )
             self.collector.submit(self.generator, items)
         return range(ahead, waiting.stop)
 
@@ -141,16 +149,13 @@ class Trainer:
                 scores.old_logprobs, torch.from_numpy(rollout.generator_logprobs), self.config.ppo.importance_weight_cap
             )
         executed, num_tokens = torch.from_numpy(rollout.executed_steps), rollout.action_tokens.shape[1]
-        return prepare(
+        return self.prepare(
             rewards=torch.from_numpy(rewards),
             scores=scores,
             trajectory_offsets=torch.from_numpy(rollout.trajectory_offsets),
             terminated=torch.from_numpy(rollout.terminated),
-            bootstrap_truncated=self.config.ppo.bootstrap_truncated,
             token_mask=compute_token_mask(executed, self.config.policy.action_dim, num_tokens),
             importance_weights=weights,
-            gamma=self.config.ppo.gamma,
-            gae_lambda=self.config.ppo.gae_lambda,
         )
 
     def _row(
