@@ -25,6 +25,7 @@ from vlarl.envs.vector import VectorEnv
 from vlarl.inference.base import ActionGenerator, PublishedWeights
 from vlarl.policies.registry import policy_module
 from vlarl.policies.served import served_config
+from vlarl.policies.vla import VLAPolicy
 from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
 from vlarl.rollout.merge import merge_rollouts
 from vlarl.training.build import make_generator
@@ -37,7 +38,13 @@ class GeneratorActor:
     """A policy without adapters, and the environments that it acts in."""
 
     def __init__(
-        self, version: str, config: TrainConfig, env: EnvConfig, group: PlacementGroup, bundles: Sequence[int]
+        self,
+        version: str,
+        config: TrainConfig,
+        kind: str,
+        env: EnvConfig,
+        group: PlacementGroup,
+        bundles: Sequence[int],
     ) -> None:
         check_version(version)
         torch.set_num_threads(1)
@@ -46,7 +53,7 @@ class GeneratorActor:
         policy = policy_module(config.policy).make_policy(served_config(config.policy), config.seed).eval()
         self._policy = policy
         self._receiver = WeightReceiver(policy)
-        self._generator = make_generator(config, policy)
+        self._generator = make_generator(config, policy) if kind == "local" else make_vllm(config, policy)
         self._envs = VectorEnv(env, ActorWorkers(env, group, bundles))
         self._collector = Collector(self._envs, env.replan_steps)
 
@@ -70,6 +77,14 @@ class GeneratorActor:
         if self._receiver.version is None:
             raise WeightSyncError("this generator has no weights that are the learner's")
         return self._collector.collect(self._generator, items, greedy=greedy), self._envs.restarted_episodes
+
+
+def make_vllm(config: TrainConfig, policy: VLAPolicy) -> ActionGenerator:
+    """Returns vLLM's generator at the recipe's temperature."""
+    # Only here: vllm is an extra.
+    from vlarl.inference.vllm import VllmGenerator
+
+    return VllmGenerator(policy, config.ppo.temperature)
 
 
 class RemoteGenerator:
@@ -159,7 +174,9 @@ class RayGenerators:
             bundle = group.bundle_specs[placement.generator(index)]
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=placement.generator(index))
             options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
-            return lambda: GeneratorActor.options(**options).remote(__version__, config, env, group, workers)
+            return lambda: GeneratorActor.options(**options).remote(
+                __version__, config, roles.generator, env, group, workers
+            )
 
         self.generators = [
             RemoteGenerator(starter(index), roles, f"generator {index}") for index in range(roles.num_generators)

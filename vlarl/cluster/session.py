@@ -25,6 +25,8 @@ DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A worker of a busy machine takes longer than 60 s to import its libraries.
     "RAY_worker_register_timeout_seconds": "600",
+    # Ray would let its workers yield to everything else, and they are what computes.
+    "RAY_worker_niceness": "0",
 }
 """Ray's settings by environment variables, unless they are set."""
 
