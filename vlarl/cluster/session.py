@@ -11,12 +11,14 @@ from vlarl.cluster.placement import make_placement
 from vlarl.configs.roles import RolesConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
+from vlarl.reporting.timeline import compute_waits, format_waits, write_trace
 from vlarl.system import cpu_cores
 from vlarl.training.roles import Parts
 
 LOOPBACK = "127.0.0.2"
 """Ray binds the outer interface when it is told 127.0.0.1, and stays on the loopback device with this."""
 CONNECT_SECONDS = 10.0
+SPANS_SECONDS = 60.0
 PLACE_SECONDS = 120.0
 """Longest wait until a cluster that has the resources has them free."""
 DEFAULTS = {
@@ -43,7 +45,7 @@ def check_installed() -> None:
 
 @contextmanager
 def open_cluster(
-    address: str, roles: RolesConfig, config: TrainConfig, report: Callable[[str], None]
+    address: str, roles: RolesConfig, config: TrainConfig, timeline: Path, report: Callable[[str], None]
 ) -> Iterator["RayRoles"]:
     """Joins a cluster, or starts one on this machine, which ends with the block.
 
@@ -52,7 +54,8 @@ def open_cluster(
             "local" starts one here; host:port joins that one.
         roles: what to run there.
         config: of the run.
-        report: told of what is lost and started again.
+        timeline: file that gets a trace of every role's work (Chrome's format).
+        report: told of what is lost and started again, and at the end of who waited for whom.
 
     Raises:
         UserError: Ray is not installed, nothing answers at the address, other versions there, too few GPUs or CPUs.
@@ -68,6 +71,7 @@ def open_cluster(
     try:
         made.reserve(config)
         yield made
+        made.write_timeline(timeline)
     finally:
         made.close()
         ray.shutdown()
@@ -170,6 +174,17 @@ class RayRoles:
             generator=generators,
             restarted_episodes=lambda: generators.restarted_episodes,
         )
+
+    def write_timeline(self, path: Path) -> None:
+        """Writes the trace of the roles that are alive, and reports their waits."""
+        from vlarl.cluster.calls import fetch_all
+
+        refs = [ref for part in self._made for ref in part.request_spans()]
+        spans = [span for answer in fetch_all(refs, SPANS_SECONDS, "a role, asked for its spans,") for span in answer]
+        if spans:
+            write_trace(spans, path)
+            for line in format_waits(compute_waits(spans)):
+                self._report(line)
 
     def close(self) -> None:
         """Ends all actors and gives the resources back."""
