@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch._dynamo
 from torch import Tensor
 
 from vlarl.errors import UserError
@@ -24,8 +25,6 @@ _IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"
 _ON_CPU = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # Compiling the ranking of log-probs takes 17 s on a CPU, and the ranks are not used.
-    "TORCHDYNAMO_DISABLE": "1",
 }
 
 
@@ -148,6 +147,9 @@ class VllmGenerator:
         on_cpu = self._policy.device.type == "cpu"
         for name, value in (_IN_PROCESS | (_ON_CPU if on_cpu else {})).items():
             os.environ.setdefault(name, value)
+        if on_cpu:
+            # Compiling the ranking of log-probs takes 17 s there, and the ranks are not used.
+            torch._dynamo.config.disable = True
         from vllm import LLM
 
         decoder = self._policy.trunk.decoder
