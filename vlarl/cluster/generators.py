@@ -108,7 +108,7 @@ class RemoteGenerator:
 
     @property
     def restarted_episodes(self) -> int:
-        """Episodes that its environment workers' deaths restarted."""
+        """Episodes that were begun again because it or one of its environment workers died."""
         return self._restarted_before + self._restarted_episodes
 
     def load(self, weights: StoredWeights) -> None:
@@ -132,10 +132,10 @@ class RemoteGenerator:
         rollout, self._restarted_episodes = answer
         return rollout
 
-    def restart(self, weights: StoredWeights) -> None:
-        """Starts it again with complete weights."""
+    def restart(self, weights: StoredWeights, episodes: int) -> None:
+        """Starts it again with complete weights, to collect `episodes` again."""
         ray.kill(self.actor)
-        self._restarted_before += self._restarted_episodes
+        self._restarted_before += self._restarted_episodes + episodes
         self._restarted_episodes = 0
         self.actor, self._opened = self._start()
         self.load(weights)
@@ -257,7 +257,7 @@ class RayGenerators:
                 self._report(f"{error}; starting it again, {len(share.items)} trajectories are collected again")
                 # Longer from time to time: what killed it may need a while to go.
                 time.sleep(min(30.0, 0.5 * 2**self.lost))
-                share.generator.restart(self._publish_all(self.policy_version))
+                share.generator.restart(self._publish_all(self.policy_version), len(share.items))
                 self._resend(share)
 
     def _resend(self, lost: Share) -> None:

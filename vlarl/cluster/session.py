@@ -86,12 +86,14 @@ def _connect(address: str, cpus: float) -> None:
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
             return
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):
+            # None runs here, or one that has died left its address.
             address = "local"
     if address == "local":
+        # The trainers meet where Ray is; workers inherit this.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         # More roles than cores take turns: it is slower, and the result is the same.
         ray.init(address="local", num_cpus=max(cpu_cores(), int(cpus + 0.999)), _node_ip_address=LOOPBACK, **settings)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         return
     where = os.environ["RAY_ADDRESS"] if address == "auto" else address
     _require_listener(where)
