@@ -13,7 +13,6 @@ from vlarl.inference.vllm import VllmGenerator
 from vlarl.policies.openvla.random_weights import make_random_model, make_random_policy, random_inputs
 
 SIZES = OpenVLAConfig(
-    image_size=56,
     dino=VisionTowerConfig(width=48, depth=2, num_heads=4, mlp_width=96),
     siglip=VisionTowerConfig(width=64, depth=2, num_heads=4, mlp_width=128, num_registers=0),
     text={
@@ -24,11 +23,12 @@ SIZES = OpenVLAConfig(
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": 512,
         "tie_word_embeddings": False,
     },
 )
-"""Heads of 32 channels, the fewest that vLLM's attention takes on a CPU."""
+"""Heads of 32 channels, the fewest that vLLM's attention takes on a CPU. Prompts of 256 patches: its prefix cache holds
+whole blocks only, of 128 positions there."""
 TEMPERATURE = 1.5
 
 
@@ -118,10 +118,10 @@ def test_what_the_engine_would_hang_on_is_refused_before(policy, generator):
     good = prompts(policy, 1)[0]
     noise = np.random.default_rng(2).random((1, 7))
     for wrong, message in (
-        (good[:, :64], r"\[1 to 121, 128\] for this policy, got"),
+        (good[:, :64], r"\[1 to 505, 128\] for this policy, got"),
         (good.double(), "torch.float32 for this policy, got torch.float64"),
-        (good.repeat(20, 1), "1 to 121"),
-        (good[:0], "1 to 121"),
+        (good.repeat(2, 1), "1 to 505"),
+        (good[:0], "1 to 505"),
     ):
         with pytest.raises(ValueError, match=message):
             generator.decode([wrong], noise)
