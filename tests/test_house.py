@@ -179,6 +179,11 @@ def test_scripts_can_be_executed():
         assert os.access(REPOSITORY / name, os.X_OK), f"chmod +x {name}"
 
 
+@pytest.mark.parametrize("name", [".ci/run", "scripts/make_venv.sh", "scripts/cluster.slurm"])
+def test_shell_scripts_are_well_formed(name):
+    subprocess.run(["bash", "-n", REPOSITORY / name], check=True)
+
+
 def test_make_venv_refuses_an_unsupported_python(tmp_path):
     fake = tmp_path / "python3"
     fake.write_text("#!/bin/sh\nexit 1\n")

@@ -179,6 +179,11 @@ def test_only_the_cluster_imports_ray():
     assert found and all(module.startswith("vlarl.cluster.") for module in found)
 
 
+def test_one_file_imports_vllm():
+    found = [m for m in MODULES if any(name.split(".")[0] == "vllm" for name, _ in imported_names(m))]
+    assert found == ["vlarl.inference.vllm"]
+
+
 def test_environment_workers_of_a_cluster_load_no_torch():
     pytest.importorskip("ray", reason="needs vlarl[cluster]")
     assert loaded_by(["vlarl.cluster.env_workers"], MODELS) == []

@@ -2,10 +2,11 @@
 
 import pytest
 
-from vlarl.cluster.placement import make_placement
+from vlarl.cluster.placement import check_store, make_placement
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.roles import RolesConfig
 from vlarl.errors import UserError
+from vlarl.recipes import toy
 
 ENV = EnvConfig(name="toy", task_suite="toy", num_envs=10, num_workers=4)
 
@@ -55,3 +56,11 @@ def test_what_does_not_fit_is_refused(roles, gpus, message):
 def test_impossible_numbers_are_named(setting, value):
     with pytest.raises(UserError, match=f"roles.{setting} must be"):
         RolesConfig(**{setting: value})
+
+
+def test_rollouts_that_the_object_store_cannot_hold_are_refused():
+    """64 trajectories of 20 steps, 2 per turn: 640 turns of 16 x 16 x 3 bytes, twice."""
+    needed = 2 * 640 * 768
+    check_store(toy(), 20, needed)
+    with pytest.raises(UserError, match=f"640 turns .*--object-store-memory {needed}, .*rollout_batch_size 64"):
+        check_store(toy(), 20, needed - 1)

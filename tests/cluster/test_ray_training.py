@@ -90,8 +90,9 @@ def test_kill_9_of_a_role(role, tmp_path, alone):
     finish(process)
     assert rows(output) == rows(alone)
     assert weights(output) == weights(alone)
-    lost = json.loads((output / "rl" / "train.json").read_text())["lost_roles"]
-    assert lost == (1 if role == "trainer" else 0)
+    summary = json.loads((output / "rl" / "train.json").read_text())
+    assert summary["lost_roles"] == (1 if role == "trainer" else 0)
+    assert (summary["restarted_episodes"] > 0) == (role != "trainer")
     assert_gone(family)
 
 

@@ -53,4 +53,4 @@ def _cluster_of(options: RunOptions, command: str) -> OpenRoles | None:
         raise UserError(f"--cluster is for `vlarl train`; `vlarl {command}` runs on this machine: leave it out")
     address, roles = options.cluster, options.roles
     check_installed()
-    return lambda run: open_cluster(address, roles, run.config, run.console.line)
+    return lambda run: open_cluster(address, roles, run.config, run.folder.timeline, run.console.line)

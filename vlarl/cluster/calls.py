@@ -1,14 +1,18 @@
 """Waiting for actors: every wait has a deadline, and what went wrong there is raised here as it was."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from vlarl import __version__
 from vlarl.errors import UserError
 from vlarl.training.roles import RoleLostError
+
+GRACE_SECONDS = 15.0
+"""Wait for the other actors after one of them failed."""
 
 
 def fetch(ref: ray.ObjectRef, seconds: float, what: str) -> Any:  # noqa: ANN401 - whatever the actor returns
@@ -24,25 +28,26 @@ def fetch_all(refs: Sequence[ray.ObjectRef], seconds: float, what: str) -> list[
         UserError: raised by an actor.
         RayTaskError: any other exception of an actor, with its traceback.
     """
-    ray.wait(list(refs), num_returns=len(refs), timeout=seconds)
-    answers, errors = [], []
-    for ref in refs:
+    deadline = time.monotonic() + seconds
+    answers, pending, failure = {}, list(refs), None
+    while pending:
+        ready, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            break
         try:
-            answers.append(ray.get(ref, timeout=0.1))
-        except GetTimeoutError:
-            errors.append(RoleLostError(f"{what} has not answered for {seconds:.0f} s"))
+            answers[ready[0]] = ray.get(ready[0])
         except RayActorError as error:
-            errors.append(RoleLostError(f"{what} died ({str(error).splitlines()[0]})"))
+            raise RoleLostError(f"{what} died ({str(error).strip().splitlines()[0]})") from error
         except RayTaskError as error:
-            errors.append(error)
-    if not errors:
-        return answers
-    lost = [error for error in errors if isinstance(error, RoleLostError)]
-    first = lost[0] if lost else errors[0]
-    cause = getattr(first, "cause", None)
-    if isinstance(cause, UserError):
-        raise cause
-    raise first
+            failure = failure or error
+            # Another one's death may have caused it, and shows within seconds.
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+    if failure is not None:
+        cause = getattr(failure, "cause", None)
+        raise cause if isinstance(cause, UserError) else failure
+    if pending:
+        raise RoleLostError(f"{what} has not answered for {seconds:.0f} s")
+    return [answers[ref] for ref in refs]
 
 
 def check_version(driver: str) -> None:

@@ -1,6 +1,5 @@
 """Generators as Ray actors: each decodes for its share of the environments, and collects whole trajectories."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from vlarl import __version__
 from vlarl.cluster.calls import check_version, fetch
 from vlarl.cluster.env_workers import ActorWorkers
 from vlarl.cluster.placement import Placement
-from vlarl.cluster.trainers import START_SECONDS, StoredWeights
+from vlarl.cluster.trainers import StoredWeights
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.roles import RolesConfig
 from vlarl.configs.training import TrainConfig
@@ -25,40 +24,50 @@ from vlarl.envs.vector import VectorEnv
 from vlarl.inference.base import ActionGenerator, PublishedWeights
 from vlarl.policies.registry import policy_module
 from vlarl.policies.served import served_config
+from vlarl.policies.vla import VLAPolicy
+from vlarl.reporting.timeline import Recorder, Span
 from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
 from vlarl.rollout.merge import merge_rollouts
 from vlarl.training.build import make_generator
 from vlarl.training.roles import RoleLostError
 from vlarl.types import Rollout, WorkItem
 
+Start = Callable[[], tuple[ray.actor.ActorHandle, ray.ObjectRef]]
+"""Starts a generator; returns it and the reference to the end of its start."""
+
 
 @ray.remote(max_restarts=0)
 class GeneratorActor:
     """A policy without adapters, and the environments that it acts in."""
 
-    def __init__(
-        self, version: str, config: TrainConfig, env: EnvConfig, group: PlacementGroup, bundles: Sequence[int]
+    def open(
+        self,
+        version: str,
+        config: TrainConfig,
+        kind: str,
+        name: str,
+        env: EnvConfig,
+        group: PlacementGroup,
+        bundles: Sequence[int],
     ) -> None:
+        """Makes the policy, with any weights until the first publication, and starts the environments."""
         check_version(version)
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(config.exact)
-        # Its weights are any until the first publication.
         policy = policy_module(config.policy).make_policy(served_config(config.policy), config.seed).eval()
         self._policy = policy
+        self._recorder = Recorder(name)
         self._receiver = WeightReceiver(policy)
-        self._generator = make_generator(config, policy)
+        self._generator = make_generator(config, policy) if kind == "local" else make_vllm(config, policy)
         self._envs = VectorEnv(env, ActorWorkers(env, group, bundles))
         self._collector = Collector(self._envs, env.replan_steps)
-
-    def process_id(self) -> int:
-        """The actor's process."""
-        return os.getpid()
 
     def load(self, update: WeightUpdate) -> float:
         """Takes weights and proves that they are the learner's; returns the seconds."""
         started = time.perf_counter()
-        self._receiver.take(update)
-        self._generator.load(PublishedWeights(version=update.version, policy=self._policy))
+        with self._recorder.span("load"):
+            self._receiver.take(update)
+            self._generator.load(PublishedWeights(version=update.version, policy=self._policy))
         return time.perf_counter() - started
 
     def collect(self, items: Sequence[WorkItem], greedy: bool) -> tuple[Rollout, int]:
@@ -69,23 +78,37 @@ class GeneratorActor:
         """
         if self._receiver.version is None:
             raise WeightSyncError("this generator has no weights that are the learner's")
-        return self._collector.collect(self._generator, items, greedy=greedy), self._envs.restarted_episodes
+        with self._recorder.span("collect"):
+            rollout = self._collector.collect(self._generator, items, greedy=greedy)
+        return rollout, self._envs.restarted_episodes
+
+    def take_spans(self) -> list[Span]:
+        """What it worked on since the last call."""
+        return self._recorder.take()
+
+
+def make_vllm(config: TrainConfig, policy: VLAPolicy) -> ActionGenerator:
+    """Returns vLLM's generator at the recipe's temperature."""
+    # Only here: vllm is an extra.
+    from vlarl.inference.vllm import VllmGenerator
+
+    return VllmGenerator(policy, config.ppo.temperature)
 
 
 class RemoteGenerator:
     """One generator, started again when it is lost."""
 
-    def __init__(self, start: Callable[[], ray.actor.ActorHandle], roles: RolesConfig, name: str) -> None:
+    def __init__(self, start: Start, roles: RolesConfig, name: str) -> None:
         self._start = start
         self._roles = roles
         self._name = name
-        self._loading: ray.ObjectRef | None = None
         self._restarted_episodes = self._restarted_before = 0
-        self.actor = start()
+        self.actor, self._opened = start()
+        self._loading = self._opened
 
     @property
     def restarted_episodes(self) -> int:
-        """Episodes that its environment workers' deaths restarted."""
+        """Episodes that were begun again because it or one of its environment workers died."""
         return self._restarted_before + self._restarted_episodes
 
     def load(self, weights: StoredWeights) -> None:
@@ -94,9 +117,8 @@ class RemoteGenerator:
 
     def send(self, items: Sequence[WorkItem], greedy: bool) -> "Share":
         """Asks for trajectories."""
-        return Share(
-            generator=self, items=items, greedy=greedy, ref=self.actor.collect.remote(items, greedy), load=self._loading
-        )
+        collecting = self.actor.collect.remote(items, greedy)
+        return Share(self, items, greedy, [self._opened, self._loading, collecting])
 
     def fetch(self, share: "Share") -> Rollout:
         """Waits for what was asked for.
@@ -105,17 +127,17 @@ class RemoteGenerator:
             RoleLostError: it died or is silent.
             WeightSyncError: it does not hold the learner's weights.
         """
-        if share.load is not None:
-            fetch(share.load, self._roles.deadline_seconds, f"{self._name}, taking weights,")
-        rollout, self._restarted_episodes = fetch(share.ref, self._roles.deadline_seconds, f"{self._name}, collecting,")
+        for ref in share.refs:
+            answer = fetch(ref, self._roles.deadline_seconds, self._name)
+        rollout, self._restarted_episodes = answer
         return rollout
 
-    def restart(self, weights: StoredWeights) -> None:
-        """Starts it again with complete weights."""
+    def restart(self, weights: StoredWeights, episodes: int) -> None:
+        """Starts it again with complete weights, to collect `episodes` again."""
         ray.kill(self.actor)
-        self._restarted_before += self._restarted_episodes
+        self._restarted_before += self._restarted_episodes + episodes
         self._restarted_episodes = 0
-        self.actor = self._start()
+        self.actor, self._opened = self._start()
         self.load(weights)
 
 
@@ -126,8 +148,8 @@ class Share:
     generator: RemoteGenerator
     items: Sequence[WorkItem]
     greedy: bool
-    ref: ray.ObjectRef
-    load: ray.ObjectRef | None
+    refs: list[ray.ObjectRef]
+    """Of its start, its last load and the rollout: what failed first is raised first."""
 
 
 class RayGenerators:
@@ -153,13 +175,19 @@ class RayGenerators:
         self._report = report
         self._submitted: deque[list[Share]] = deque()
 
-        def starter(index: int) -> Callable[[], ray.actor.ActorHandle]:
+        def starter(index: int) -> Start:
             env = placement.generator_envs[index]
             workers = [placement.env_worker(index, worker) for worker in range(env.num_workers)]
             bundle = group.bundle_specs[placement.generator(index)]
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=placement.generator(index))
             options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
-            return lambda: GeneratorActor.options(**options).remote(__version__, config, env, group, workers)
+
+            def start() -> tuple[ray.actor.ActorHandle, ray.ObjectRef]:
+                actor = GeneratorActor.options(**options).remote()
+                name = f"generator {index}"
+                return actor, actor.open.remote(__version__, config, roles.generator, name, env, group, workers)
+
+            return start
 
         self.generators = [
             RemoteGenerator(starter(index), roles, f"generator {index}") for index in range(roles.num_generators)
@@ -170,10 +198,9 @@ class RayGenerators:
         """Episodes that were begun again, whoever died."""
         return sum(generator.restarted_episodes for generator in self.generators)
 
-    def process_ids(self) -> list[int]:
-        """The generators' processes."""
-        refs = [(g, g.actor.process_id.remote()) for g in self.generators]
-        return [fetch(ref, START_SECONDS, "a generator") for _, ref in refs]
+    def request_spans(self) -> list[ray.ObjectRef]:
+        """Asks the generators what they worked on."""
+        return [generator.actor.take_spans.remote() for generator in self.generators]
 
     def close(self) -> None:
         """Ends the generators, and with them their environment workers."""
@@ -230,11 +257,10 @@ class RayGenerators:
                 self._report(f"{error}; starting it again, {len(share.items)} trajectories are collected again")
                 # Longer from time to time: what killed it may need a while to go.
                 time.sleep(min(30.0, 0.5 * 2**self.lost))
-                share.generator.restart(self._publish_all(self.policy_version))
+                share.generator.restart(self._publish_all(self.policy_version), len(share.items))
                 self._resend(share)
 
     def _resend(self, lost: Share) -> None:
         """Asks the restarted generator again for everything that the dead one owed."""
         for share in [lost, *(s for shares in self._submitted for s in shares if s.generator is lost.generator)]:
-            again = lost.generator.send(share.items, share.greedy)
-            share.ref, share.load = again.ref, again.load
+            share.refs = lost.generator.send(share.items, share.greedy).refs

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.roles import RolesConfig
+from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
 
 Bundle = dict[str, float]
@@ -53,6 +54,28 @@ def make_placement(roles: RolesConfig, env: EnvConfig, gpus: float) -> Placement
         num_trainers=roles.num_trainers,
         generator_envs=envs,
     )
+
+
+def check_store(config: TrainConfig, longest_episode: int, store_bytes: float) -> None:
+    """Checks that the rollouts on their way fit into the cluster's object store.
+
+    Args:
+        config: of the run.
+        longest_episode: env steps of a trajectory at most.
+        store_bytes: of the whole cluster.
+
+    Raises:
+        UserError: they may not.
+    """
+    turns = -(-longest_episode // config.env.replan_steps) * config.ppo.rollout_batch_size
+    # As a generator returns it and as the trainers read it, and those that are collected ahead.
+    needed = (2 + config.ppo.max_staleness) * turns * 3 * config.env.image_size**2
+    if needed > store_bytes:
+        raise UserError(
+            f"rollouts of {turns} turns may take {needed / 1e9:.1f} GB, the cluster's object store has"
+            f" {store_bytes / 1e9:.1f} GB: start Ray with --object-store-memory {needed}, or lower"
+            f" ppo.rollout_batch_size {config.ppo.rollout_batch_size}"
+        )
 
 
 def _gpu_share(roles: RolesConfig, gpus: float) -> float:

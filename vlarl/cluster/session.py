@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from vlarl.cluster.placement import make_placement
+from vlarl.cluster.placement import check_store, make_placement
 from vlarl.configs.roles import RolesConfig
 from vlarl.configs.training import TrainConfig
+from vlarl.envs.base import make_spec
 from vlarl.errors import UserError
+from vlarl.reporting.timeline import compute_waits, format_waits, write_trace
 from vlarl.system import cpu_cores
 from vlarl.training.roles import Parts
 
 LOOPBACK = "127.0.0.2"
 """Ray binds the outer interface when it is told 127.0.0.1, and stays on the loopback device with this."""
 CONNECT_SECONDS = 10.0
+SPANS_SECONDS = 60.0
 PLACE_SECONDS = 120.0
 """Longest wait until a cluster that has the resources has them free."""
 DEFAULTS = {
@@ -25,6 +28,8 @@ DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A worker of a busy machine takes longer than 60 s to import its libraries.
     "RAY_worker_register_timeout_seconds": "600",
+    # Ray would let its workers yield to everything else, and they are what computes.
+    "RAY_worker_niceness": "0",
 }
 """Ray's settings by environment variables, unless they are set."""
 
@@ -41,7 +46,7 @@ def check_installed() -> None:
 
 @contextmanager
 def open_cluster(
-    address: str, roles: RolesConfig, config: TrainConfig, report: Callable[[str], None]
+    address: str, roles: RolesConfig, config: TrainConfig, timeline: Path, report: Callable[[str], None]
 ) -> Iterator["RayRoles"]:
     """Joins a cluster, or starts one on this machine, which ends with the block.
 
@@ -50,7 +55,8 @@ def open_cluster(
             "local" starts one here; host:port joins that one.
         roles: what to run there.
         config: of the run.
-        report: told of what is lost and started again.
+        timeline: file that gets a trace of every role's work (Chrome's format).
+        report: told of what is lost and started again, and at the end of who waited for whom.
 
     Raises:
         UserError: Ray is not installed, nothing answers at the address, other versions there, too few GPUs or CPUs.
@@ -66,6 +72,7 @@ def open_cluster(
     try:
         made.reserve(config)
         yield made
+        made.write_timeline(timeline)
     finally:
         made.close()
         ray.shutdown()
@@ -79,12 +86,14 @@ def _connect(address: str, cpus: float) -> None:
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
             return
-        except ConnectionError:
+        except (ConnectionError, RuntimeError):
+            # None runs here, or one that has died left its address.
             address = "local"
     if address == "local":
+        # The trainers meet where Ray is; workers inherit this.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         # More roles than cores take turns: it is slower, and the result is the same.
         ray.init(address="local", num_cpus=max(cpu_cores(), int(cpus + 0.999)), _node_ip_address=LOOPBACK, **settings)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         return
     where = os.environ["RAY_ADDRESS"] if address == "auto" else address
     _require_listener(where)
@@ -136,6 +145,9 @@ class RayRoles:
                     f"the roles need {needed:g} {kind}s, the cluster has {have.get(kind, 0):g}: start more nodes, or"
                     " ask for fewer (--roles.num-trainers, --roles.num-generators, --roles.envs-per-worker)"
                 )
+        spec = make_spec(config.env)
+        longest = config.env.max_episode_steps or max(spec.max_episode_steps.values())
+        check_store(config, longest, have.get("object_store_memory", 0))
         self._group = placement_group(bundles, strategy="PACK")
         if not self._group.wait(PLACE_SECONDS):
             free = ray.available_resources()
@@ -168,6 +180,17 @@ class RayRoles:
             generator=generators,
             restarted_episodes=lambda: generators.restarted_episodes,
         )
+
+    def write_timeline(self, path: Path) -> None:
+        """Writes the trace of the roles that are alive, and reports their waits."""
+        from vlarl.cluster.calls import fetch_all
+
+        refs = [ref for part in self._made for ref in part.request_spans()]
+        spans = [span for answer in fetch_all(refs, SPANS_SECONDS, "a role, asked for its spans,") for span in answer]
+        if spans:
+            write_trace(spans, path)
+            for line in format_waits(compute_waits(spans)):
+                self._report(line)
 
     def close(self) -> None:
         """Ends all actors and gives the resources back."""

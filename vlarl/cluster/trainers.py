@@ -1,6 +1,5 @@
 """Trainer ranks as Ray actors, and the learner that the driver sees in their place."""
 
-import os
 import socket
 import warnings
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from vlarl.configs.training import TrainConfig
 from vlarl.distributed.ranks import join_ranks
 from vlarl.distributed.weight_sync import WeightPublisher, WeightUpdate
 from vlarl.policies.checkpoint import load_policy
+from vlarl.reporting.timeline import Recorder, Span
 from vlarl.training.build import make_learner
 from vlarl.types import Rollout
 
@@ -33,11 +33,11 @@ START_SECONDS = 900.0
 class TrainerActor:
     """One rank of the learner."""
 
-    def __init__(self, version: str, config: TrainConfig, rank: int, roles: RolesConfig) -> None:
-        check_version(version)
+    def __init__(self, config: TrainConfig, rank: int, roles: RolesConfig) -> None:
         self._config = config
         self._rank = rank
         self._roles = roles
+        self._recorder = Recorder(f"trainer {rank}")
         torch.set_num_threads(1 if config.exact else config.learner_threads)
         torch.use_deterministic_algorithms(config.exact)
         # Arrays from the object store are read-only, which nothing here minds.
@@ -50,12 +50,9 @@ class TrainerActor:
             probe.bind((host, 0))
             return f"{host}:{probe.getsockname()[1]}"
 
-    def process_id(self) -> int:
-        """The actor's process."""
-        return os.getpid()
-
-    def open(self, address: str, policy_folder: Path, checkpoint: Path | None) -> None:
+    def open(self, version: str, address: str, policy_folder: Path, checkpoint: Path | None) -> None:
         """Meets the other ranks and builds the learner, where the checkpoint left it."""
+        check_version(version)
         roles = self._roles
         ranks = join_ranks(self._rank, roles.num_trainers, address, roles.deadline_seconds)
         policy = load_policy(policy_folder)
@@ -64,24 +61,32 @@ class TrainerActor:
 
     def score(self, rollout: Rollout) -> Scores:
         """See Learner.score."""
-        return self._learner.score(rollout)
+        with self._recorder.span("score"):
+            return self._learner.score(rollout)
 
     def learn(
         self, rollout: Rollout, scores: Scores, targets: Targets, iteration: int, critic_only: bool
     ) -> dict[str, float]:
         """See Learner.learn."""
-        return self._learner.learn(rollout, scores, targets, iteration, critic_only=critic_only)
+        with self._recorder.span("learn"):
+            return self._learner.learn(rollout, scores, targets, iteration, critic_only=critic_only)
 
     def publish(self, version: int, complete: bool) -> tuple[WeightUpdate | None, dict[str, float] | None]:
         """See WeightPublisher.publish; with the figures that the driver logs."""
-        update = self._publisher.publish(version, complete=complete)
+        with self._recorder.span("publish"):
+            update = self._publisher.publish(version, complete=complete)
         if update is None:
             return None, None
         return update, {"time/publish": update.seconds, "system/sync_bytes": float(update.num_bytes)}
 
     def save(self, folder: Path) -> None:
         """See Learner.save."""
-        self._learner.save(folder)
+        with self._recorder.span("save"):
+            self._learner.save(folder)
+
+    def take_spans(self) -> list[Span]:
+        """What it worked on since the last call."""
+        return self._recorder.take()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,23 +112,24 @@ class RayLearner:
             bundle = group.bundle_specs[placement.trainer(rank)]
             strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=placement.trainer(rank))
             options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
-            self._actors.append(TrainerActor.options(**options).remote(__version__, config, rank, roles))
+            self._actors.append(TrainerActor.options(**options).remote(config, rank, roles))
         self._scored: Rollout | None = None
         self._stored: ray.ObjectRef | None = None
 
     def open(self, policy_folder: Path, checkpoint: Path | None) -> None:
         """Builds the learner on all ranks."""
         address = fetch_all([self._actors[0].free_address.remote()], START_SECONDS, "trainer 0")[0]
-        self._call("open", address, policy_folder.resolve(), None if checkpoint is None else checkpoint.resolve())
+        paths = policy_folder.resolve(), None if checkpoint is None else checkpoint.resolve()
+        self._call("open", __version__, address, *paths)
+
+    def request_spans(self) -> list[ray.ObjectRef]:
+        """Asks the ranks what they worked on."""
+        return [actor.take_spans.remote() for actor in self._actors]
 
     def close(self) -> None:
         """Ends the ranks."""
         for actor in self._actors:
             ray.kill(actor)
-
-    def process_ids(self) -> list[int]:
-        """The ranks' processes."""
-        return fetch_all([actor.process_id.remote() for actor in self._actors], START_SECONDS, "the trainers")
 
     def score(self, rollout: Rollout) -> Scores:
         """See TrainingLearner."""

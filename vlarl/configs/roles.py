@@ -1,6 +1,7 @@
 """How the parts of a training spread over processes and machines. Nothing here changes what is learned."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vlarl.configs.checks import require_at_least, require_finite, require_positive
 
@@ -17,6 +18,8 @@ class RolesConfig:
     """Processes that share the policy's training, one GPU each where there are GPUs."""
     num_generators: int = 1
     """Processes that decode actions, one GPU each where there are GPUs; each has its share of the environments."""
+    generator: Literal["local", "vllm"] = "local"
+    """What decodes: the project's own batched decoding, or vLLM (OpenVLA policies only)."""
     envs_per_worker: int | None = None
     """Environment slots of one environment worker; None takes the recipe's env.num_workers."""
     trainer_cpus: float = 1.0

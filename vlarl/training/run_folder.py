@@ -67,6 +67,11 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
+    def timeline(self) -> Path:
+        """Trace of the roles' work on a cluster, for Perfetto or chrome://tracing."""
+        return self.root / "timeline.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints of the training."""
         return self.root / "checkpoints"
