@@ -6,6 +6,12 @@ import numpy as np
 
 from vlarl.types import Start
 
+EE_POSITION = slice(0, 3)
+"""Entries of a manipulation episode's proprioception with the grip site, metres."""
+FINGERS = slice(9, 11)
+"""Entries with the finger joints, metres: 0.04 and -0.04 are open."""
+PROPRIO_DIM = 12
+
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
@@ -20,7 +26,7 @@ class Episode:
     target_mask: np.ndarray
     """[T] bool, False where the action was forced on the expert and must never be imitated."""
     states: np.ndarray
-    """[T, S] float64, the simulator's flattened state (LIBERO: time, qpos, qvel)."""
+    """[T, S] float64, the simulator's flattened state (LIBERO: time, qpos, qvel); S is 0 where none was recorded."""
     instruction: str
     start: Start
     success: bool
