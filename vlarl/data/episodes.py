@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from vlarl.types import Start
 
@@ -30,3 +31,16 @@ class Episode:
     instruction: str
     start: Start
     success: bool
+
+
+def shrink(image: np.ndarray, size: int) -> np.ndarray:
+    """Averages a frame [H, W, 3] uint8 down to [size, size, 3].
+
+    Raises:
+        ValueError: it is smaller.
+    """
+    if min(image.shape[:2]) < size:
+        raise ValueError(f"its images have {image.shape[0]} x {image.shape[1]} pixels, {size} a side are wanted")
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BOX))

@@ -125,7 +125,7 @@ def make_trainer(
         generator=make_generator(config, policy),
         learner=learner,
         task_sampler=sampler,
-        reward_fn=make_reward_fn(config.reward),
+        reward_fn=make_reward_fn(config, spec),
         monitor=Monitor(config.monitor),
         checkpoints=checkpoints,
         sinks=sinks,

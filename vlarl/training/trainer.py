@@ -107,7 +107,10 @@ class Trainer:
             started = time.perf_counter()
             items = self.task_sampler.work_list(iteration, self.config.ppo.rollout_batch_size)
             rollout = self.collector.collect(
-                self.generator, items, progress=self.progress.iteration(iteration, total, len(items))
+                self.generator,
+                items,
+                reward_fn=self.reward_fn,
+                progress=self.progress.iteration(iteration, total, len(items)),
             )
             collected = time.perf_counter()
             torch.set_num_threads(1 if self.config.exact else self.config.learner_threads)
@@ -171,6 +174,9 @@ class Trainer:
             "charts/success_rate": float(rollout.success.mean()),
             "charts/episode_steps": float(rollout.episode_steps.mean()),
             "charts/reward": float(np.add.reduceat(rewards, rollout.trajectory_offsets[:-1]).mean()),
+            "charts/process_reward": float(
+                np.add.reduceat(rewards - rollout.env_rewards, rollout.trajectory_offsets[:-1]).mean()
+            ),
             "rollout/trajectories": rollout.num_trajectories,
             "rollout/turns": rollout.num_turns,
             "rollout/truncated": float(rollout.truncated.mean()),
