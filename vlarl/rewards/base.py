@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -12,10 +13,10 @@ from vlarl.errors import unknown_name
 from vlarl.types import Observation, Rollout, WorkItem
 
 REWARDS: dict[str, str] = {
-    "success": "vlarl.rewards.success:make_success_reward",
-    "process": "vlarl.rewards.process.reward:make_process_reward",
+    "success": "vlarl.rewards.success",
+    "process": "vlarl.rewards.process.reward",
 }
-"""Name -> a function of (TrainConfig, EnvSpec) that makes the reward."""
+"""Name -> module with check_reward and make_reward, both of (TrainConfig, EnvSpec)."""
 
 
 class RewardFn(Protocol):
@@ -33,13 +34,25 @@ class RewardFn(Protocol):
         ...
 
 
-def make_reward_fn(config: TrainConfig, spec: EnvSpec) -> RewardFn:
-    """Builds the registered reward function that the configuration names.
+def check_reward(config: TrainConfig, spec: EnvSpec) -> None:
+    """Checks the reward that the configuration names before anything is built.
 
     Raises:
         UserError: unknown name, with the nearest; or the reward does not fit the rest.
     """
+    _module(config).check_reward(config, spec)
+
+
+def make_reward_fn(config: TrainConfig, spec: EnvSpec) -> RewardFn:
+    """Builds the reward function that the configuration names.
+
+    Raises:
+        UserError: see `check_reward`.
+    """
+    return _module(config).make_reward(config, spec)
+
+
+def _module(config: TrainConfig) -> ModuleType:
     if config.reward not in REWARDS:
         raise unknown_name("reward", config.reward, REWARDS)
-    module, _, attribute = REWARDS[config.reward].partition(":")
-    return getattr(import_module(module), attribute)(config, spec)
+    return import_module(REWARDS[config.reward])

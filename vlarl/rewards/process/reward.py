@@ -115,34 +115,43 @@ def compute_potential_reward(probabilities: np.ndarray, weight: float, gamma: fl
     return gamma * potential[1:] - potential[:-1]
 
 
-def make_process_reward(config: TrainConfig, spec: EnvSpec) -> ProcessReward:
-    """Loads the model that the configuration names.
+def check_reward(config: TrainConfig, spec: EnvSpec) -> None:
+    """Checks that the model fits the environment, and warns of tasks that it was not trained on.
 
     Raises:
-        UserError: no model is named, or it takes images of another size.
+        UserError: no model at the place that the configuration names, or one for images of another size.
     """
     # Only here: the arithmetic above needs no model.
-    from vlarl.rewards.process.folder import load_reward_model
+    from vlarl.rewards.process.folder import load_card
 
-    settings = config.process_reward
-    if settings.model is None:
-        raise UserError("process_reward.model is missing: name the folder of a model that `vlarl reward train` wrote")
-    model, card = load_reward_model(Path(settings.model))
+    folder = Path(str(config.process_reward.model))
+    card = load_card(folder)
     if card.model.image_size != config.env.image_size:
         raise UserError(
-            f"the reward model {settings.model} takes images of {card.model.image_size} pixels, env.image_size is"
+            f"the reward model {folder} takes images of {card.model.image_size} pixels, env.image_size is"
             f" {config.env.image_size}: train one for these, or change env.image_size; {card.summary}"
         )
     strange = [spec.instructions[t] for t in config.env.task_ids if spec.instructions[t] not in card.instructions]
     if strange:
         warnings.warn(
-            f"the reward model {settings.model} was not trained on {', '.join(map(repr, strange))}; {card.summary}",
+            f"the reward model {folder} was not trained on {', '.join(map(repr, strange))}; {card.summary}",
             stacklevel=2,
         )
+
+
+def make_reward(config: TrainConfig, spec: EnvSpec) -> ProcessReward:
+    """Loads the model that the configuration names.
+
+    Raises:
+        UserError: see `check_reward`; or the weights are damaged.
+    """
+    from vlarl.rewards.process.folder import load_reward_model
+
+    model, _ = load_reward_model(Path(str(config.process_reward.model)))
     limit = config.env.max_episode_steps or max(spec.max_episode_steps[t] for t in config.env.task_ids)
     return ProcessReward(
         model,
-        settings,
+        config.process_reward,
         max_turns=-(-limit // config.env.replan_steps),
         gamma=config.ppo.gamma,
         bootstrap_truncated=config.ppo.bootstrap_truncated,
