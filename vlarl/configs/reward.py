@@ -66,11 +66,11 @@ class RewardModelConfig:
     """What is asked, with {instruction} in it; None: the tiny model is shown the bare instruction, others are asked."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters of a pretrained model."""
-    patch_size: int = 8
+    patch_size: int = 16
     """tiny: side of a patch, pixels."""
-    merge_size: int = 2
+    merge_size: int = 1
     """tiny: so many patches a side become one image token."""
-    vision_width: int = 64
+    vision_width: int = 96
     """tiny: width of the vision transformer."""
     vision_layers: int = 2
     """tiny: layers of the vision transformer."""

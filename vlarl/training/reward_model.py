@@ -16,7 +16,7 @@ from vlarl.errors import NonFiniteError, UserError
 from vlarl.files import atomic_folder
 from vlarl.policies.checkpoint import load_weights, save_weights
 from vlarl.rewards.process.dataset import RewardFrames, draw_minibatch
-from vlarl.rewards.process.labels import IGNORED, POSITIVE, LabelledEpisode
+from vlarl.rewards.process.labels import POSITIVE, LabelledEpisode
 from vlarl.rewards.process.metrics import compute_roc_auc
 from vlarl.rewards.process.model import ProcessRewardModel
 
@@ -52,7 +52,8 @@ def train_reward_model(
         NonFiniteError: the loss became NaN or infinite.
     """
     frames = RewardFrames.from_episodes(training, "the training set")
-    held_out = RewardFrames.from_episodes(validation, "the validation set")
+    # With prompts of other tasks among them: else the best model could be one that does not read.
+    held_out = RewardFrames.from_episodes(validation, "the validation set").with_other_prompts()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     state: dict[str, Any] = {"step": 0, "best_step": 0, "best_auc": -1.0}
@@ -90,10 +91,8 @@ def learning_rate(step: int, config: RewardTrainingConfig) -> float:
 
 
 def compute_validation_auc(model: ProcessRewardModel, frames: RewardFrames) -> float:
-    """ROC-AUC over the frames outside the ignored bands."""
-    rows = np.flatnonzero(frames.labels != IGNORED)
-    scores = model.score(frames.images[rows], [frames.instructions[row] for row in rows])
-    return compute_roc_auc(scores, frames.labels[rows] == POSITIVE)
+    """ROC-AUC over frames of which none is ignored."""
+    return compute_roc_auc(model.score(frames.images, frames.instructions), frames.labels == POSITIVE)
 
 
 def _take_step(

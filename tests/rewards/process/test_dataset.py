@@ -52,6 +52,19 @@ def test_a_single_task_has_no_other_prompt():
     assert batch.targets.sum() == 5
 
 
+def test_other_prompts_make_positive_frames_negative():
+    frames = RewardFrames.from_episodes(labelled(1) + labelled(1, task_id=1), "the training set")
+    counts = [int((frames.labels == label).sum()) for label in (POSITIVE, NEGATIVE)]
+    more = frames.with_other_prompts()
+    assert (more.labels == POSITIVE).sum() == counts[0] and (more.labels == NEGATIVE).sum() == sum(counts)
+    positive = np.flatnonzero(frames.labels == POSITIVE)
+    np.testing.assert_array_equal(more.images[-counts[0] :], frames.images[positive])
+    for row, text in zip(positive, more.instructions[-counts[0] :], strict=True):
+        assert text != frames.instructions[row]
+    alone = RewardFrames.from_episodes(labelled(1), "the training set").with_other_prompts()
+    assert len(alone) == sum(counts) / 2
+
+
 @pytest.mark.parametrize("episodes", [[], labelled(2, success=False)])
 def test_without_positive_frames_there_is_nothing_to_learn(episodes):
     with pytest.raises(UserError, match="the training set has 0 positive"):

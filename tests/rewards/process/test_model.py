@@ -18,7 +18,13 @@ from vlarl.rewards.process.folder import RewardModelCard, load_card, load_reward
 from vlarl.rewards.process.model import POSITIVE_ANSWER, add_adapters, make_reward_model
 
 CONFIG = RewardModelConfig(
-    image_size=16, patch_size=4, vision_width=32, hidden_size=32, num_layers=1, vision_layers=1, num_heads=4
+    image_size=16,
+    patch_size=4,
+    merge_size=2,
+    vision_width=32,
+    hidden_size=32,
+    num_layers=1,
+    vision_layers=1,
 )
 TEXTS = ["turn on the stove", "put the bowl on the plate", "pick up the alphabet soup and place it in the basket"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlarl.errors import UserError
-from vlarl.rewards.process.labels import NEGATIVE, POSITIVE, LabelledEpisode
+from vlarl.rewards.process.labels import IGNORED, NEGATIVE, POSITIVE, LabelledEpisode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,22 @@ class RewardFrames:
             images=np.concatenate([e.episode.images for e in episodes]),
             instructions=tuple(e.episode.instruction for e in episodes for _ in e.labels),
             labels=labels,
+        )
+
+    def with_other_prompts(self) -> "RewardFrames":
+        """Without ignored frames, and with each positive frame once more, as a negative of another task's prompt."""
+        known = sorted(set(self.instructions))
+        kept = np.flatnonzero(self.labels != IGNORED)
+        again = np.flatnonzero(self.labels == POSITIVE) if len(known) > 1 else kept[:0]
+        following = dict(zip(known, known[1:] + known[:1], strict=True))
+        rows = np.concatenate([kept, again])
+        return RewardFrames(
+            images=self.images[rows],
+            instructions=(
+                *(self.instructions[row] for row in kept),
+                *(following[self.instructions[row]] for row in again),
+            ),
+            labels=np.concatenate([self.labels[kept], np.full(len(again), NEGATIVE, dtype=np.int8)]),
         )
 
 

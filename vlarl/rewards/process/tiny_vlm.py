@@ -59,6 +59,8 @@ def _vlm_config(config: RewardModelConfig, tokenizer: PreTrainedTokenizerFast) -
     return Qwen2VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
+            # The 2B's 0.02 is for its width: narrow layers would begin almost deaf and learn late to attend.
+            "initializer_range": config.hidden_size**-0.5,
             "hidden_size": config.hidden_size,
             "intermediate_size": 2 * config.hidden_size,
             "num_hidden_layers": config.num_layers,
@@ -71,6 +73,7 @@ def _vlm_config(config: RewardModelConfig, tokenizer: PreTrainedTokenizerFast) -
         },
         vision_config={
             "depth": config.vision_layers,
+            "initializer_range": config.vision_width**-0.5,
             "embed_dim": config.vision_width,
             "hidden_size": config.hidden_size,
             "mlp_ratio": 2,
