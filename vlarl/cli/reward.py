@@ -1,4 +1,4 @@
-"""`vlarl reward label | train | evaluate | rollouts`: the process reward model, from trajectories to a frozen model."""
+"""`vlarl reward`: label trajectories, train and measure the process reward model, record and redraw its data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from vlarl.cli.options import parse, print_json
-from vlarl.configs.env import EnvConfig
+from vlarl.configs.env import EnvConfig, RenderProfile
 from vlarl.configs.reward import LabelConfig, RewardModelConfig, RewardTrainingConfig
 from vlarl.errors import UserError, unknown_name
 from vlarl.reporting.progress import Console
@@ -88,6 +88,24 @@ class RolloutsOptions:
     """Environment slots."""
     num_workers: int = 2
     """Worker processes."""
+    json: bool = False
+    """Print the counts as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """Draws recorded episodes anew from their states, in the profile and size that RL uses."""
+
+    data: tyro.conf.Positional[tuple[Path, ...]]
+    """HDF5 files in LIBERO's layout, or folders of such."""
+    task_suite: str
+    """Suite of their tasks."""
+    output: Path
+    """Folder for the HDF5 files."""
+    image_size: int = 64
+    """Side of the frames, pixels."""
+    render_profile: RenderProfile = "fast"
+    """fast or reference."""
     json: bool = False
     """Print the counts as JSON."""
 
@@ -205,6 +223,21 @@ def _rollouts(options: RolloutsOptions, console: Console) -> None:
         print_json(counts)
 
 
+def _render(options: RenderOptions, console: Console) -> None:
+    from vlarl.data.sources import load_episodes
+    from vlarl.evaluation.recorded_rollouts import render_again
+    from vlarl.system import require_rendering
+
+    episodes = load_episodes(options.data, None)
+    config = EnvConfig(
+        task_suite=options.task_suite, image_size=options.image_size, render_profile=options.render_profile
+    )
+    require_rendering()
+    counts = render_again(config, episodes, options.output, console.line)
+    if options.json:
+        print_json(counts)
+
+
 def _per_task(episodes: Sequence[Any], count: int) -> list[int]:
     """Indices of the first `count` episodes of each task."""
     chosen: dict[str, list[int]] = {}
@@ -222,4 +255,5 @@ SUBCOMMANDS: dict[str, tuple[type, Callable[[Any, Console], None]]] = {
     "train": (TrainOptions, _train),
     "evaluate": (EvaluateOptions, _evaluate),
     "rollouts": (RolloutsOptions, _rollouts),
+    "render": (RenderOptions, _render),
 }

@@ -40,9 +40,9 @@ VIDEO_PATH = f"videos/{{video_key}}/{_FILE}.mp4"
 
 
 def read_lerobot(
-    folder: Path, image_size: int, *, camera_key: str = CAMERA_KEY, state_key: str = STATE_KEY
+    folder: Path, image_size: int | None, *, camera_key: str = CAMERA_KEY, state_key: str = STATE_KEY
 ) -> list[Episode]:
-    """Reads all episodes, with frames made smaller to [image_size, image_size].
+    """Reads all episodes, with frames made smaller to [image_size, image_size] if that is given.
 
     An episode's start names no start of ours: its index is the episode's number. Without next.success all succeed.
 
@@ -76,7 +76,7 @@ def read_lerobot(
 class _Videos:
     """Frames of a camera; each file is decoded once."""
 
-    def __init__(self, folder: Path, info: dict[str, Any], key: str, image_size: int) -> None:
+    def __init__(self, folder: Path, info: dict[str, Any], key: str, image_size: int | None) -> None:
         self._folder, self._info, self._key, self._image_size = folder, info, key, image_size
         self._decoded: dict[Path, np.ndarray] = {}
 
@@ -152,14 +152,15 @@ def _read_table(path: Path) -> dict[str, list]:
     return {name: table[name].to_pylist() for name in table.column_names if not name.startswith("stats/")}
 
 
-def _decode(path: Path, image_size: int) -> np.ndarray:
+def _decode(path: Path, image_size: int | None) -> np.ndarray:
     """Frames [F, image_size, image_size, 3] uint8."""
     import av
 
     frames = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            frames.append(shrink(frame.to_ndarray(format="rgb24"), image_size))
+            picture = frame.to_ndarray(format="rgb24")
+            frames.append(shrink(picture, image_size or min(picture.shape[:2])))
     return np.stack(frames)
 
 

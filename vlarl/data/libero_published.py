@@ -20,9 +20,9 @@ GRIPPER_STEP = 0.25
 
 
 def read_published(
-    path: Path, task_id: int, instruction: str, episodes: int | None, image_size: int
+    path: Path, task_id: int, instruction: str, episodes: int | None, image_size: int | None
 ) -> list[Demonstration]:
-    """Reads the first demonstrations of a file, with images made smaller to [image_size, image_size].
+    """Reads the first demonstrations of a file, or all, with images made smaller to [image_size, image_size] if given.
 
     Proprioception is put together from the recorded hand and fingers as `vlarl.envs.libero.env` has it. An episode's
     start names no start of ours: its index is the demonstration's number.
@@ -48,16 +48,17 @@ def read_published(
         raise UserError(f"{path} is damaged ({error}): download it again") from error
 
 
-def _read(group: h5py.Group, start: Start, instruction: str, image_size: int) -> Demonstration:
+def _read(group: h5py.Group, start: Start, instruction: str, image_size: int | None) -> Demonstration:
     observed, actions = group["obs"], group["actions"][:].astype(np.float32)
     positions = observed["ee_pos"][:-1]
+    size = image_size or observed["agentview_rgb"].shape[1]
     rotations = Rotation.from_rotvec(observed["ee_ori"][:-1]).as_matrix() @ HAND_IN_GRIP_SITE.T
     commands = gripper_commands(actions[:, 6])
     proprio = np.hstack(
         [positions, rotations[:, :, 0], rotations[:, :, 1], observed["gripper_states"][:-1], commands[:-1, None]]
     )
     episode = Episode(
-        images=np.stack([shrink(image[::-1], image_size) for image in observed["agentview_rgb"][:-1]]),
+        images=np.stack([shrink(image[::-1], size) for image in observed["agentview_rgb"][:-1]]),
         proprio=proprio.astype(np.float32),
         actions=actions[1:],
         target_mask=np.ones(len(actions) - 1, dtype=bool),

@@ -17,13 +17,13 @@ PUBLISHED = ("actions", "states", "dones", "obs/agentview_rgb", "obs/ee_pos", "o
 
 
 def load_episodes(
-    sources: Sequence[Path], image_size: int, *, camera_key: str = CAMERA_KEY, state_key: str = STATE_KEY
+    sources: Sequence[Path], image_size: int | None, *, camera_key: str = CAMERA_KEY, state_key: str = STATE_KEY
 ) -> list[Episode]:
     """Reads all episodes of all sources, in their order.
 
     Args:
         sources: each an HDF5 file in LIBERO's layout, a folder of such, or a LeRobot data set.
-        image_size: side of the frames, pixels; larger ones of foreign data are averaged down.
+        image_size: side of the frames, pixels; larger ones of foreign data are averaged down. None takes any.
         camera_key: of LeRobot data sets.
         state_key: of LeRobot data sets.
 
@@ -44,7 +44,7 @@ def load_episodes(
     return episodes
 
 
-def _read_hdf5(path: Path, image_size: int) -> list[Episode]:
+def _read_hdf5(path: Path, image_size: int | None) -> list[Episode]:
     try:
         with h5py.File(path, "r") as file:
             instruction = json.loads(file["data"].attrs["problem_info"])["language_instruction"]
@@ -62,9 +62,9 @@ def _read_hdf5(path: Path, image_size: int) -> list[Episode]:
         return [d.episode for d in read_published(path, 0, instruction, None, image_size)]
     episodes = read_demonstrations(path)
     size = episodes[0].images.shape[1]
-    if size != image_size:
+    if image_size is not None and size != image_size:
         raise UserError(
-            f"{path} has frames of {size} pixels, {image_size} are wanted: RL's frames are drawn at their size, so"
-            " collect again with --env.image-size, or train with --model.image-size"
+            f"{path} has frames of {size} pixels, {image_size} are wanted: draw them again with `vlarl reward render"
+            f" {path}`, or train a model with --model.image-size {size}"
         )
     return episodes
