@@ -60,7 +60,8 @@ def test_frames_drawn_from_states_are_those_that_were_seen(tmp_path, recorded):
     (drawn,) = read_demonstrations(tmp_path / f"{next(iter(counts))}_demo.hdf5")
     assert drawn.start == recorded.episode.start
     difference = np.abs(drawn.images.astype(int) - recorded.episode.images)
-    assert difference.mean() < 0.1
+    # Seen are the kinematics of the last substep, drawn those of the state after it: 2 ms apart.
+    assert difference.mean() < 0.5
     larger = replace(CONFIG, image_size=32)
     render_again(larger, [recorded.episode], tmp_path, lambda line: None)
     (small,) = read_demonstrations(tmp_path / f"{next(iter(counts))}_demo.hdf5")
