@@ -50,7 +50,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     write_published(path, episodes=1)
     with pytest.raises(UserError, match="holds 1 demonstrations, 2 are wanted"):
         read_published(path, *TASK, episodes=2, image_size=8)
-    with pytest.raises(UserError, match=r"16 pixels a side, env.image_size is 32"):
+    with pytest.raises(UserError, match=r"16 x 16 pixels, 32 a side are wanted"):
         read_published(path, *TASK, episodes=1, image_size=32)
     with h5py.File(path, "a") as file:
         del file["data/demo_0/obs/ee_pos"]

@@ -17,6 +17,7 @@ def make_history(length=12, *, warmup=2, tasks=(0.5, 0.5), **curves):
         "charts/episode_steps": lambda i: 150 - 2 * i,
         "charts/success_rate": lambda i: 0.4 + 0.04 * i,
         "charts/reward": lambda i: 0.4 + 0.04 * i,
+        "charts/process_reward": lambda i: 0.0,
         "rollout/entropy": lambda i: 0.5 - 0.01 * i,
         "losses/policy_loss": lambda i: -0.01,
     }
@@ -53,6 +54,16 @@ def test_episode_length_rising():
     assert (warning.code, warning.iteration) == ("episode_length_rising", 2 + 5)
     assert "from 102 to 122" in warning.message
     assert "ppo.learning_rate" in warning.advice
+
+
+def test_process_reward_rises_without_success():
+    # First window 0.005; 0.03 more is reached by the window of iterations 3 and 4, 0.035; before, at 2 and 3, 0.025.
+    history = make_history(charts__process_reward=lambda i: 0.01 * i, charts__success_rate=lambda i: 0.4)
+    (warning,) = warnings_of(history, CONFIG)
+    assert (warning.code, warning.iteration) == ("reward_hacking", 2 + 4)
+    assert "from 0.005 to 0.035" in warning.message
+    # With success it is what the reward is for.
+    assert codes(make_history(charts__process_reward=lambda i: 0.1 * i)) == []
 
 
 def test_entropy_collapsing():

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("vlarl.cli.phases", "reinforcement learning (PPO) of a recipe"),
     "evaluate": ("vlarl.cli.evaluate", "success of a policy on the evaluation starts, with intervals"),
     "compare": ("vlarl.cli.compare", "paired comparison of runs on the same starts"),
+    "reward": ("vlarl.cli.reward", "label trajectories, train and measure a process reward model"),
     "report": ("vlarl.cli.report", "write summary.json and report.html of a run folder"),
     "export": ("vlarl.cli.export", "write an OpenVLA policy so that the published code can load it"),
     "recipes": ("vlarl.cli.recipes", "list recipes, or print one resolved"),

@@ -26,6 +26,7 @@ from vlarl.policies.registry import policy_module
 from vlarl.policies.served import served_config
 from vlarl.policies.vla import VLAPolicy
 from vlarl.reporting.timeline import Recorder, Span
+from vlarl.rewards.base import RewardFn, submit_rollout
 from vlarl.rollout.collector import Collector, ObservationTransform, ProgressFn
 from vlarl.rollout.merge import merge_rollouts
 from vlarl.training.build import make_generator
@@ -218,9 +219,11 @@ class RayGenerators:
         assert generator is self, "generators act in their own environments"
         self._submitted.append(self._send(items, greedy=False))
 
-    def result(self, progress: ProgressFn | None = None) -> Rollout:
+    def result(self, reward_fn: RewardFn, progress: ProgressFn | None = None) -> Rollout:
         """See RolloutCollector."""
-        return self._finish(self._submitted.popleft(), progress)
+        rollout = self._finish(self._submitted.popleft(), progress)
+        submit_rollout(reward_fn, rollout)
+        return rollout
 
     def collect(
         self,

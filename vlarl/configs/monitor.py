@@ -26,6 +26,8 @@ class MonitorConfig:
     """Success and reward are flat when both change by less than this (rate, reward per episode)."""
     solved_success: float = 0.9
     """Above this success rate a flat curve is no failure."""
+    process_reward_rise: float = 0.03
+    """Warn when the process reward per episode rises by this while success rises by less than flat_change."""
     concentrated_share: float = 0.8
     """Sampling is concentrated when the more sampled half of the tasks gets at least this share (of two, one task)."""
 
@@ -36,6 +38,7 @@ class MonitorConfig:
                 f"monitor.flat_iterations must be at least twice monitor.window, got {self.flat_iterations} and"
                 f" {self.window}"
             )
-        thresholds = ("episode_length_rise", "entropy_fraction", "flat_change", "solved_success", "concentrated_share")
+        shares = ("episode_length_rise", "entropy_fraction", "flat_change", "solved_success", "concentrated_share")
+        thresholds = (*shares, "process_reward_rise")
         require_positive(self, "monitor", *thresholds)
         require_share(self, "monitor", *thresholds)

@@ -9,6 +9,7 @@ from vlarl.configs.env import EnvConfig
 from vlarl.configs.monitor import MonitorConfig
 from vlarl.configs.openvla import OpenVLAPolicyConfig
 from vlarl.configs.policy import PolicyConfig
+from vlarl.configs.reward import ProcessRewardConfig
 from vlarl.errors import UserError
 
 ValueKind = Literal["homogeneous", "frozen", "small"]
@@ -213,6 +214,7 @@ class TrainConfig:
     sft: SFTConfig = field(default_factory=SFTConfig)
     reward: str = "success"
     """Registered reward function (`vlarl.rewards.base.REWARDS`)."""
+    process_reward: ProcessRewardConfig = field(default_factory=ProcessRewardConfig)
     algorithm: Algorithm = "ppo"
     """ppo; or, without a critic, grpo or rloo, which compare `group_size` trajectories from one start."""
     group_size: int = 8
@@ -235,6 +237,11 @@ class TrainConfig:
             raise UserError(
                 f"sinks {list(self.sinks)} lacks jsonl, which the report and a resumed run read: add it, for example"
                 " --sinks jsonl tensorboard"
+            )
+        if (self.reward == "process") != (self.process_reward.model is not None):
+            raise UserError(
+                f"reward is {self.reward!r} and process_reward.model is {self.process_reward.model!r}: the reward"
+                " process needs the folder of a model that `vlarl reward train` wrote, and no other takes one"
             )
         if self.policy.image_size != self.env.image_size:
             raise UserError(

@@ -153,7 +153,7 @@ def _write_demonstration(group: h5py.Group, demonstration: Demonstration) -> Non
     steps = len(episode.actions)
     joints = episode.states[:, 1 : 1 + _ARM_JOINTS]
     fingers = episode.states[:, 1 + _ARM_JOINTS : 1 + _ARM_JOINTS + _FINGER_JOINTS]
-    position, quaternion = demonstration.ee_positions, _hand_quaternions(demonstration.ee_rotations)
+    position, quaternion = demonstration.ee_positions, hand_quaternions(demonstration.ee_rotations)
     orientation = axis_angle(quaternion)
     ending = np.zeros(steps, dtype=np.uint8)
     ending[-1] = episode.success
@@ -204,7 +204,7 @@ def _read_episode(group: h5py.Group, instruction: str) -> Episode:
     return episode
 
 
-def _hand_quaternions(grip_site_rotations: np.ndarray) -> np.ndarray:
+def hand_quaternions(grip_site_rotations: np.ndarray) -> np.ndarray:
     """Orientations [T, 4] (x, y, z, w) of the hand body, x >= 0: continuous as long as the hand points down."""
     quaternions = Rotation.from_matrix(grip_site_rotations @ HAND_IN_GRIP_SITE).as_quat()
     return np.where(quaternions[:, :1] < 0, -quaternions, quaternions)

@@ -1,7 +1,7 @@
 """One task's demonstrations: the scripted expert drives a slot, successes are kept and written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from vlarl.envs.base import EnvObservation, Progress
 from vlarl.envs.libero.tasks import LiberoTask, load_task
 from vlarl.errors import UserError
 from vlarl.experts.pushes import Pushes
-from vlarl.experts.skills import PrivilegedState
+from vlarl.experts.skills import ExpertStep, PrivilegedState
 from vlarl.experts.tasks import ManipulationTask, make_expert
 from vlarl.types import Start
 
@@ -127,9 +127,22 @@ def record(
     seen = slot.reset(start)
     expert = make_expert(slot.task, rng, config.recovery_probability)
     pushes = Pushes(rng, config.action_noise)
+    steps = (pushes.apply(expert.act(slot)) for _ in range(max_steps) if not expert.finished)
+    return _record_steps(slot, start, seen, steps)
+
+
+def replay(slot: DemonstrationSlot, start: Start, actions: np.ndarray) -> Demonstration:
+    """Repeats an episode from its start and its executed actions [T, 7], with an image of every env step."""
+    return _record_steps(slot, start, slot.reset(start), (ExpertStep(action=action) for action in actions))
+
+
+def _record_steps(
+    slot: DemonstrationSlot, start: Start, seen: EnvObservation, planned: Iterator[ExpertStep]
+) -> Demonstration:
+    """Executes steps, each planned in the state that it is executed in, until success or their end."""
     images, proprio, states, positions, rotations, steps = [], [], [], [], [], []
     success = False
-    while not success and not expert.finished and len(steps) < max_steps:
+    for step in planned:
         if steps:
             seen = slot.observe()
         images.append(seen.image)
@@ -137,8 +150,10 @@ def record(
         states.append(slot.state())
         positions.append(slot.ee_position.copy())
         rotations.append(slot.ee_rotation.copy())
-        steps.append(pushes.apply(expert.act(slot)))
-        success = slot.step_once(steps[-1].action)
+        steps.append(step)
+        success = slot.step_once(step.action)
+        if success:
+            break
     episode = Episode(
         images=np.stack(images),
         proprio=np.stack(proprio),

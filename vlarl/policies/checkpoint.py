@@ -25,7 +25,8 @@ WEIGHTS_NAME = "model.safetensors"
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Parameters that get a gradient, and buffers that are part of the state, by name."""
-    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    # A frozen parameter may have two names, such as a head that is tied to the embedding.
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from vlarl.envs.base import EnvObservation, Transition
 from vlarl.envs.vector import VectorEnv
 from vlarl.inference.base import ActionGenerator, sampling_noise
+from vlarl.rewards.base import RewardFn
 from vlarl.types import Generation, Observation, Rollout, WorkItem
 
 ObservationTransform = Callable[[Observation], Observation]
@@ -46,10 +47,10 @@ class Collector:
         """Asks for a trajectory per item; in this process they are collected when `result` is called."""
         self._submitted.append((generator, items))
 
-    def result(self, progress: ProgressFn | None = None) -> Rollout:
-        """Returns the rollout that was submitted first and not yet returned."""
+    def result(self, reward_fn: RewardFn, progress: ProgressFn | None = None) -> Rollout:
+        """Returns the rollout that was submitted first and not yet returned; hands its observations to `reward_fn`."""
         generator, items = self._submitted.popleft()
-        return self.collect(generator, items, progress=progress)
+        return self.collect(generator, items, reward_fn=reward_fn, progress=progress)
 
     def collect(
         self,
@@ -58,6 +59,7 @@ class Collector:
         *,
         greedy: bool = False,
         transform: ObservationTransform | None = None,
+        reward_fn: RewardFn | None = None,
         progress: ProgressFn | None = None,
     ) -> Rollout:
         """Collects one trajectory per work item.
@@ -67,6 +69,7 @@ class Collector:
             items: the work list; noise of an item depends on its seed, trajectory_index and turn only.
             greedy: takes the most probable token instead of sampling.
             transform: changes what the policy sees (probes); the rollout holds the changed observations.
+            reward_fn: is handed every observation once the actions that follow it are on their way.
             progress: called whenever a trajectory ends.
         """
         waiting, active, done = deque(items), {}, []
@@ -77,12 +80,17 @@ class Collector:
                 slots = [slot for slot in group if slot in active]
                 if not slots:
                     continue
+                finished = len(done)
                 ready, ended = self._receive(slots, active, done)
                 self._assign(ended, waiting, active)
                 if ended and progress:
                     progress(len(done), _count_successes(done), _count_steps(done))
                 if ready:
                     self._decode(ready, active, generator, greedy, transform)
+                if reward_fn:
+                    seen = [(active[slot].item, active[slot].observations[-1]) for slot in ready]
+                    seen += [(episode.item, episode.transitions[-1].observation) for episode in done[finished:]]
+                    _submit(reward_fn, seen)
         return _pack(sorted(done, key=lambda e: e.item.trajectory_index), generator.policy_version, self._replan_steps)
 
     def _assign(self, slots: Sequence[int], waiting: deque[WorkItem], active: dict[int, _Episode]) -> None:
@@ -150,6 +158,11 @@ def _stack(observations: Sequence[EnvObservation]) -> Observation:
         proprio=np.stack([o.proprio for o in observations]).astype(np.float32, copy=False),
         instructions=tuple(o.instruction for o in observations),
     )
+
+
+def _submit(reward_fn: RewardFn, seen: Sequence[tuple[WorkItem, EnvObservation]]) -> None:
+    if seen:
+        reward_fn.submit([item for item, _ in seen], _stack([observation for _, observation in seen]))
 
 
 def _count_successes(episodes: Sequence[_Episode]) -> int:

@@ -14,7 +14,7 @@ from vlarl.distributed.fsdp import shard
 from vlarl.distributed.ranks import ALONE, Ranks
 from vlarl.envs.base import EnvSpec, make_spec
 from vlarl.envs.vector import VectorEnv
-from vlarl.errors import UserError, check_names
+from vlarl.errors import UserError
 from vlarl.evaluation.protocol import check_num_starts
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.checkpoint import load_policy
@@ -22,7 +22,7 @@ from vlarl.policies.registry import policy_module
 from vlarl.policies.value import ConstantValue, make_value_network
 from vlarl.policies.vla import VLAPolicy, copy_trained
 from vlarl.reporting.sinks import MetricsSink, check_sinks
-from vlarl.rewards.base import REWARDS, make_reward_fn
+from vlarl.rewards.base import check_reward, make_reward_fn
 from vlarl.rollout.collector import Collector
 from vlarl.rollout.task_sampler import TaskSampler
 from vlarl.training.checkpoint import CheckpointStore
@@ -41,7 +41,7 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
             long, a task without an expert, or impossible sizes.
     """
     spec = make_spec(config.env)
-    check_names("reward", [config.reward], REWARDS)
+    check_reward(config, spec)
     check_sinks(config.sinks)
     instructions = {t: spec.instructions[t] for t in config.env.task_ids}
     policy_module(config.policy).check_policy(config.policy, instructions, spec.action_dim, spec.proprio_dim)
@@ -167,6 +167,7 @@ def make_trainer(
     read_history: Callable[[], list[dict[str, Any]]],
     progress: TrainingProgress,
     deadline: float | None,
+    suspicious_videos: Path,
 ) -> Trainer:
     """Builds the trainer and puts it where the newest checkpoint is.
 
@@ -180,6 +181,7 @@ def make_trainer(
         read_history: returns the rows that are left after that.
         progress: told of everything.
         deadline: time.monotonic() after which no iteration starts.
+        suspicious_videos: folder for episodes that the monitor wants to be looked at.
     """
     saved = checkpoints.iterations()
     parts = roles.start(config, policy_folder, checkpoints.path(saved[-1]) if saved else None)
@@ -199,7 +201,7 @@ def make_trainer(
         generator=parts.generator,
         learner=parts.learner,
         task_sampler=sampler,
-        reward_fn=make_reward_fn(config.reward),
+        reward_fn=make_reward_fn(config, spec),
         prepare=make_prepare(config),
         monitor=Monitor(config.monitor),
         checkpoints=checkpoints,
@@ -208,6 +210,7 @@ def make_trainer(
         progress=progress,
         restarted_episodes=parts.restarted_episodes,
         deadline=deadline,
+        suspicious_videos=suspicious_videos,
         state=state,
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 from vlarl.configs.monitor import MonitorConfig
 
 Row = Mapping[str, Any]
+REWARD_HACKING = "reward_hacking"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Monitor:
             self._episode_length,
             self._entropy,
             self._flat,
+            self._reward_hacking,
         )
 
     def check(self, history: Sequence[Row]) -> list[MonitorWarning]:
@@ -114,6 +116,22 @@ class Monitor:
             f" {share:.0%} of the trajectories.",
             "The tasks that are sampled teach nothing: use curriculum.strategy uniform, or frontier with a larger"
             " curriculum.min_share, or collect more demonstrations of them.",
+        )
+
+    def _reward_hacking(self, history: Sequence[Row]) -> MonitorWarning | None:
+        rows = self._ppo_rows(history)
+        process, success = (self._ends(rows, name) for name in ("charts/process_reward", "charts/success_rate"))
+        if process is None or success is None or process[1] - process[0] < self._config.process_reward_rise:
+            return None
+        if success[1] - success[0] >= self._config.flat_change:
+            return None
+        return MonitorWarning(
+            REWARD_HACKING,
+            history[-1]["iteration"],
+            f"Process reward rose from {process[0]:.3f} to {process[1]:.3f} per episode while success went from"
+            f" {success[0]:.2f} to {success[1]:.2f}.",
+            "Look at the episode in suspicious_videos: if it pleases the reward model without getting further, use"
+            " process_reward.mode potential, a lower process_reward.weight, or failures in the reward model's data.",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from vlarl.algorithms.ppo import Scores, Targets
 from vlarl.configs.training import TrainConfig
 from vlarl.inference.base import ActionGenerator, WeightsHandle
+from vlarl.rewards.base import RewardFn
 from vlarl.rollout.collector import ObservationTransform, ProgressFn
 from vlarl.types import Rollout, WorkItem
 
@@ -45,8 +46,8 @@ class RolloutCollector(Protocol):
         """Asks for a trajectory per item, sampled with the weights that the generator has loaded by then."""
         ...
 
-    def result(self, progress: ProgressFn | None = None) -> Rollout:
-        """Returns the rollout that was submitted first and not yet returned."""
+    def result(self, reward_fn: RewardFn, progress: ProgressFn | None = None) -> Rollout:
+        """Returns the rollout that was submitted first and not yet returned; hands its observations to `reward_fn`."""
         ...
 
     def collect(

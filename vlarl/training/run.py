@@ -193,6 +193,7 @@ class Run:
                 read_history=self.folder.history,
                 progress=progress,
                 deadline=self._deadline(),
+                suspicious_videos=self.folder.suspicious_videos,
             )
             if trainer.state.iteration:
                 self.console.line(f"going on after iteration {trainer.state.iteration}")

@@ -105,6 +105,11 @@ class RunFolder:
         return self.root / "videos"
 
     @property
+    def suspicious_videos(self) -> Path:
+        """Episodes that earned process reward without success, saved when the monitor warns."""
+        return self.root / "suspicious_videos"
+
+    @property
     def phases(self) -> Path:
         """Seconds spent per phase so far."""
         return self.root / "phases.json"

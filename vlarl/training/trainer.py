@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,13 +17,17 @@ from vlarl.envs.base import EnvSpec
 from vlarl.evaluation.protocol import evaluate
 from vlarl.inference.base import ActionGenerator
 from vlarl.reporting.sinks import MetricsSink
+from vlarl.reporting.video import write_mp4
 from vlarl.rewards.base import RewardFn
 from vlarl.rollout.collector import ProgressFn
 from vlarl.rollout.task_sampler import TaskSampler
 from vlarl.training.checkpoint import CheckpointStore
-from vlarl.training.monitor import Monitor
+from vlarl.training.monitor import REWARD_HACKING, Monitor
 from vlarl.training.roles import RolloutCollector, TrainingLearner
 from vlarl.types import Rollout
+
+SUSPICIOUS_FPS = 5.0
+"""Turns per second of a saved trajectory."""
 
 
 class TrainingProgress(Protocol):
@@ -77,6 +82,8 @@ class Trainer:
     """Rows of the finished iterations (metrics.jsonl); extended in place."""
     progress: TrainingProgress
     restarted_episodes: Callable[[], int]
+    suspicious_videos: Path
+    """Folder for episodes that the monitor wants to be looked at."""
     deadline: float | None = None
     """time.monotonic() after which no new iteration starts."""
     state: TrainState = field(default_factory=TrainState)
@@ -110,7 +117,7 @@ class Trainer:
             started = time.perf_counter()
             waiting = self._submit(waiting, iteration)
             size = self.config.ppo.rollout_batch_size
-            rollout = self.collector.result(self.progress.iteration(iteration, total, size))
+            rollout = self.collector.result(self.reward_fn, self.progress.iteration(iteration, total, size))
             collected = time.perf_counter()
             torch.set_num_threads(1 if self.config.exact else self.config.learner_threads)
             rewards = self.reward_fn.score(rollout)
@@ -128,7 +135,7 @@ class Trainer:
                 | dict(targets.metrics)
                 | dict(published.metrics)
             )
-            self._log_validate_save(row, rollout, started, collected, learned)
+            self._log_validate_save(row, rollout, rewards, started, collected, learned)
             self._updating = False
 
     def _submit(self, waiting: range, iteration: int) -> range:
@@ -173,6 +180,9 @@ class Trainer:
             "charts/success_rate": float(rollout.success.mean()),
             "charts/episode_steps": float(rollout.episode_steps.mean()),
             "charts/reward": float(np.add.reduceat(rewards, rollout.trajectory_offsets[:-1]).mean()),
+            "charts/process_reward": float(
+                np.add.reduceat(rewards - rollout.env_rewards, rollout.trajectory_offsets[:-1]).mean()
+            ),
             "rollout/trajectories": rollout.num_trajectories,
             "rollout/turns": rollout.num_turns,
             "rollout/truncated": float(rollout.truncated.mean()),
@@ -191,7 +201,13 @@ class Trainer:
         return row | metrics
 
     def _log_validate_save(
-        self, row: dict[str, Any], rollout: Rollout, started: float, collected: float, learned: float
+        self,
+        row: dict[str, Any],
+        rollout: Rollout,
+        rewards: np.ndarray,
+        started: float,
+        collected: float,
+        learned: float,
     ) -> None:
         state, config = self.state, self.config
         self.task_sampler.update([item.start.task_id for item in rollout.items], rollout.success)
@@ -206,6 +222,8 @@ class Trainer:
         for warning in self.monitor.check([*self.history, row]):
             state.warnings.append(asdict(warning))
             self.progress.warning(warning)
+            if warning.code == REWARD_HACKING:
+                self._save_suspicious_video(row["iteration"], rollout, rewards)
         rollout_seconds, learn_seconds = collected - started, learned - collected
         rest_seconds = (bookkeeping - learned) + (started - self._iteration_ended) + (time.perf_counter() - validated)
         state.rollout_seconds += rollout_seconds
@@ -227,6 +245,14 @@ class Trainer:
         self.progress.row(row)
         if state.iteration % config.checkpoint_interval == 0 or last or "evaluation/validation_success" in row:
             self.checkpoints.save(self.learner, self.snapshot())
+
+    def _save_suspicious_video(self, iteration: int, rollout: Rollout, rewards: np.ndarray) -> None:
+        """Saves the trajectory that earned most beside success, of the failures if there are any: a frame per turn."""
+        earned = np.add.reduceat(rewards - rollout.env_rewards, rollout.trajectory_offsets[:-1])
+        chosen = int(np.argmax(np.where(rollout.success & ~rollout.success.all(), -np.inf, earned)))
+        turns = slice(*rollout.trajectory_offsets[chosen : chosen + 2])
+        frames = [*rollout.observations.images[turns], rollout.final_observations.images[chosen]]
+        write_mp4(self.suspicious_videos / f"iteration_{iteration:06d}.mp4", np.stack(frames), fps=SUSPICIOUS_FPS)
 
     def _is_validation_due(self, last: bool) -> bool:
         interval = self.config.evaluation.validation_interval
