@@ -15,6 +15,7 @@ from vlarl.errors import UserError
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.tiny import make_policy
 from vlarl.recipes import toy
+from vlarl.rewards.base import submit_rollout
 from vlarl.rewards.process.reward import ProcessReward, compute_added_reward, compute_potential_reward
 from vlarl.rollout.collector import Collector
 from vlarl.types import Start, WorkItem
@@ -89,6 +90,9 @@ def test_frames_are_scored_during_the_rollout(mode):
         else:
             expected = compute_potential_reward(p, 0.3, 0.99, ends=bool(rollout.terminated[m]))
         np.testing.assert_allclose(rewards[turns], rollout.env_rewards[turns] + expected, atol=1e-6)
+    elsewhere = make_reward(BrightnessModel(), mode=mode, batch_size=8)
+    submit_rollout(elsewhere, rollout)
+    np.testing.assert_array_equal(elsewhere.score(rollout), rewards)
 
 
 def test_a_second_rollout_starts_anew():
