@@ -52,7 +52,7 @@ def fetch_all(refs: Sequence[ray.ObjectRef], seconds: float, what: str) -> list[
 
 
 def accept_read_only_arrays() -> None:
-    """Silences torch's warning about arrays of the object store: they are read-only, and nothing here writes to them."""
+    """Silences torch's warning about arrays of the object store: they are read-only, and nothing writes to them."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
