@@ -115,11 +115,11 @@ def test_two_trainers_and_two_generators_learn_nearly_the_same(tmp_path, alone):
     output = tmp_path / "run"
     finish(start(output, *LOCAL, "--roles.num-trainers", "2", "--roles.num-generators", "2"))
     ours, theirs = (load_file(folder / "rl" / "policy" / "model.safetensors") for folder in (output, alone))
-    # Other batches move float32 sums, and Adam's first steps are sign-like.
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 5e-3
+    # Other batches move float32 sums: 1.2e-7 was seen. A token that is sampled otherwise would be seen in env_steps.
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-4
     for mine, other in zip(rows(output), rows(alone), strict=True):
         assert mine["rollout/logprob_drift"] < 1e-4
-        assert mine["env_steps"] == pytest.approx(other["env_steps"], rel=0.1)
+        assert mine["env_steps"] == other["env_steps"]
 
 
 @pytest.mark.slow

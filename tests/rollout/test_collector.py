@@ -81,3 +81,19 @@ def test_evaluation_counts_episodes_and_returns_the_executed_actions(generator):
     assert [(e.start.task_id, e.start.index) for e in result.episodes] == [(t, i) for t in (0, 1) for i in range(3)]
     assert result.env_steps == sum(len(a) for a in actions.values())
     assert all(len(actions[e.start]) == e.steps for e in result.episodes)
+
+
+def test_submitted_work_comes_back_in_order_as_collected(generator):
+    lists = [
+        [WorkItem(trajectory_index=i, start=Start(task_id=0, split="train", index=i), seed=5) for i in part]
+        for part in (range(2), range(2, 5))
+    ]
+    with VectorEnv(replace(CONFIG.env, num_envs=2, num_workers=1)) as envs:
+        collector = Collector(envs, CONFIG.env.replan_steps)
+        direct = [collector.collect(generator, items) for items in lists]
+        for items in lists:
+            collector.submit(generator, items)
+        for expected in direct:
+            result = collector.result()
+            assert result.items == expected.items
+            np.testing.assert_array_equal(result.generator_logprobs, expected.generator_logprobs)

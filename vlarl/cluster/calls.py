@@ -1,6 +1,7 @@
 """Waiting for actors: every wait has a deadline, and what went wrong there is raised here as it was."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,11 @@ def fetch_all(refs: Sequence[ray.ObjectRef], seconds: float, what: str) -> list[
     if pending:
         raise RoleLostError(f"{what} has not answered for {seconds:.0f} s")
     return [answers[ref] for ref in refs]
+
+
+def accept_read_only_arrays() -> None:
+    """Silences torch's warning about arrays of the object store: they are read-only, and nothing writes to them."""
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def check_version(driver: str) -> None:

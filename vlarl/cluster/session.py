@@ -65,6 +65,9 @@ def open_cluster(
     os.environ |= {name: os.environ.get(name, value) for name, value in DEFAULTS.items()}
     import ray
 
+    from vlarl.cluster.calls import accept_read_only_arrays
+
+    accept_read_only_arrays()
     placement = make_placement(roles, config.env, 0)
     needed = sum(bundle["CPU"] for bundle in placement.bundles)
     _connect(address, needed)

@@ -1,7 +1,6 @@
 """Trainer ranks as Ray actors, and the learner that the driver sees in their place."""
 
 import socket
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from vlarl import __version__
 from vlarl.algorithms.ppo import Scores, Targets
-from vlarl.cluster.calls import check_version, fetch_all
+from vlarl.cluster.calls import accept_read_only_arrays, check_version, fetch_all
 from vlarl.cluster.placement import Placement
 from vlarl.configs.roles import RolesConfig
 from vlarl.configs.training import TrainConfig
@@ -40,8 +39,7 @@ class TrainerActor:
         self._recorder = Recorder(f"trainer {rank}")
         torch.set_num_threads(1 if config.exact else config.learner_threads)
         torch.use_deterministic_algorithms(config.exact)
-        # Arrays from the object store are read-only, which nothing here minds.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        accept_read_only_arrays()
 
     def free_address(self) -> str:
         """host:port of this machine at which the ranks can meet."""

@@ -88,6 +88,7 @@ class Trainer:
     """time.monotonic() after which no new iteration starts."""
     state: TrainState = field(default_factory=TrainState)
     _iteration_ended: float = 0.0
+    _restarted_before: int = 0
     _updating: bool = False
 
     def run(self) -> TrainState:
@@ -96,6 +97,7 @@ class Trainer:
         Raises:
             NonFiniteError: a loss became NaN or infinite; the last good checkpoint is kept.
         """
+        self._restarted_before = self.state.restarted_episodes
         try:
             self._loop()
         except KeyboardInterrupt:
@@ -213,7 +215,7 @@ class Trainer:
         self.task_sampler.update([item.start.task_id for item in rollout.items], rollout.success)
         state.iteration = row["iteration"] + 1
         state.env_steps = row["env_steps"]
-        state.restarted_episodes = self.restarted_episodes()
+        state.restarted_episodes = self._restarted_before + self.restarted_episodes()
         last = state.iteration == config.ppo.total_iterations
         bookkeeping = time.perf_counter()
         if self._is_validation_due(last):
