@@ -14,7 +14,7 @@ from vlarl.configs.reward import RewardTrainingConfig
 from vlarl.data.sft import shift_images
 from vlarl.errors import NonFiniteError, UserError
 from vlarl.files import atomic_folder
-from vlarl.policies.checkpoint import load_weights, save_weights
+from vlarl.policies.checkpoint import load_weights, save_tensors, trained_state
 from vlarl.rewards.process.dataset import RewardFrames, draw_minibatch
 from vlarl.rewards.process.labels import POSITIVE, LabelledEpisode
 from vlarl.rewards.process.metrics import compute_roc_auc
@@ -135,9 +135,9 @@ def _save(
 ) -> None:
     best = None if is_best else (folder / BEST).read_bytes()
     with atomic_folder(folder) as scratch:
-        save_weights(model.backbone, scratch / WEIGHTS)
+        save_tensors(trained_state(model.backbone), scratch / WEIGHTS)
         if best is None:
-            save_weights(model.backbone, scratch / BEST)
+            save_tensors(trained_state(model.backbone), scratch / BEST)
         else:
             (scratch / BEST).write_bytes(best)
         torch.save(optimizer.state_dict(), scratch / OPTIMIZER)

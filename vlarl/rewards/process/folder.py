@@ -9,7 +9,7 @@ from vlarl.configs.openvla import LoRAConfig
 from vlarl.configs.reward import LabelConfig, RewardModelConfig
 from vlarl.errors import UserError
 from vlarl.files import atomic_folder
-from vlarl.policies.checkpoint import load_weights, save_weights
+from vlarl.policies.checkpoint import load_weights, save_tensors, trained_state
 from vlarl.rewards.process.model import ProcessRewardModel, make_reward_model
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
@@ -42,7 +42,7 @@ def save_reward_model(model: ProcessRewardModel, card: RewardModelCard, folder: 
     """Writes the folder, atomically."""
     with atomic_folder(folder) as scratch:
         (scratch / CONFIG_NAME).write_text(json.dumps(asdict(card), indent=2))
-        save_weights(model.backbone, scratch / WEIGHTS_NAME)
+        save_tensors(trained_state(model.backbone), scratch / WEIGHTS_NAME)
 
 
 def load_card(folder: Path) -> RewardModelCard:
