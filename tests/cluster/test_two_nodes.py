@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tests.cluster.test_ray_training import assert_gone, finish, rows, start, wait_for_rows, weights
-
 pytest.importorskip("ray", reason="needs vlarl[cluster]")
 psutil = pytest.importorskip("psutil")
+
+from tests.cluster.test_ray_training import assert_gone, finish, rows, start, wait_for_rows, weights  # noqa: E402
 
 NODES = """
 import sys
