@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 
 from vlarl.cluster.placement import check_store, make_placement
@@ -19,6 +20,7 @@ from vlarl.training.roles import Parts
 LOOPBACK = "127.0.0.2"
 """Ray binds the outer interface when it is told 127.0.0.1, and stays on the loopback device with this."""
 CONNECT_SECONDS = 10.0
+START_ATTEMPTS = 3
 SPANS_SECONDS = 60.0
 PLACE_SECONDS = 120.0
 """Longest wait until a cluster that has the resources has them free."""
@@ -84,7 +86,6 @@ def open_cluster(
 def _connect(address: str, cpus: float) -> None:
     import ray
 
-    settings = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
     if address == "auto" and not os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
@@ -93,10 +94,7 @@ def _connect(address: str, cpus: float) -> None:
             # None runs here, or one that has died left its address.
             address = "local"
     if address == "local":
-        # The trainers meet where Ray is; workers inherit this.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        # More roles than cores take turns: it is slower, and the result is the same.
-        ray.init(address="local", num_cpus=max(cpu_cores(), int(cpus + 0.999)), _node_ip_address=LOOPBACK, **settings)
+        _start_here(cpus)
         return
     where = os.environ["RAY_ADDRESS"] if address == "auto" else address
     _require_listener(where)
@@ -105,6 +103,28 @@ def _connect(address: str, cpus: float) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot join the Ray cluster at {where}: {reason}") from error
+
+
+def _start_here(cpus: float) -> None:
+    import ray
+
+    # The trainers meet where Ray is; workers inherit this.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # More roles than cores take turns: it is slower, and the result is the same.
+    settings = {"num_cpus": max(cpu_cores(), ceil(cpus)), "_node_ip_address": LOOPBACK, "include_dashboard": False}
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(address="local", log_to_driver=False, logging_level="ERROR", **settings)
+            return
+        # Ray has no class of its own for processes that are not up after 30 s.
+        except Exception as error:
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                reason = str(error).strip().partition("\n")[0]
+                raise UserError(
+                    f"Ray did not start on this machine in {attempt} attempts ({reason}): the same command tries again"
+                    " when it is less busy"
+                ) from error
 
 
 def _require_listener(address: str) -> None:
