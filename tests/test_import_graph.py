@@ -104,7 +104,7 @@ def defines(module: str, name: str) -> bool:
         return True
     if module not in MODULES:
         return False
-    binding = rf"^(async def|def|class) {name}\b|^{name}\b.*=|^from .*\b{name}\b|^    {name},$"
+    binding = rf"^(async def|def|class) {name}\b|^(\w+, )*{name}\b.*=|^from .*\b{name}\b|^    {name},$"
     return re.search(binding, MODULES[module].read_text(), re.M) is not None
 
 

@@ -10,6 +10,7 @@ from vlarl.evaluation.protocol import evaluate
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.tiny import make_policy
 from vlarl.recipes import toy
+from vlarl.rewards.success import SuccessReward
 from vlarl.rollout.collector import Collector
 from vlarl.types import Rollout, Start, WorkItem
 
@@ -94,6 +95,6 @@ def test_submitted_work_comes_back_in_order_as_collected(generator):
         for items in lists:
             collector.submit(generator, items)
         for expected in direct:
-            result = collector.result()
+            result = collector.result(SuccessReward())
             assert result.items == expected.items
             np.testing.assert_array_equal(result.generator_logprobs, expected.generator_logprobs)
