@@ -81,7 +81,9 @@ LIBERO_OBJECT: dict[str, Skills] = {
         "tomato_sauce_1", replace(ACROSS_CAN, grasp_height=0.02, lift_height=0.24)
     ),
     "pick_up_the_cream_cheese_and_place_it_in_the_basket": _to_basket(
-        "cream_cheese_1", replace(FLAT_BOX, grasp_height=0.0, lift_height=0.2)
+        # Off the centre: the hand would rest on the tomato sauce beside it.
+        "cream_cheese_1",
+        replace(FLAT_BOX, grasp_height=0.0, lift_height=0.2, offset=(-0.022, 0.0)),
     ),
     "pick_up_the_salad_dressing_and_place_it_in_the_basket": _to_basket(
         "salad_dressing_1", replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22)
@@ -99,7 +101,9 @@ LIBERO_OBJECT: dict[str, Skills] = {
         "milk_1", replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22, yaw=-1.571)
     ),
     "pick_up_the_orange_juice_and_place_it_in_the_basket": _to_basket(
-        "orange_juice_1", replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22)
+        # Turned as for the milk: otherwise a finger's corner stays under the slope of the carton's top.
+        "orange_juice_1",
+        replace(FLAT_BOX, grasp_height=0.02, lift_height=0.22, yaw=-1.571),
     ),
 }
 LIBERO_GOAL: dict[str, Skills] = {
