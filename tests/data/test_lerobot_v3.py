@@ -125,3 +125,10 @@ def test_damaged_tables_and_other_versions_are_named(folder):
 def test_nothing_to_write(tmp_path):
     with pytest.raises(UserError, match="no episodes to write"):
         write_lerobot(tmp_path / "set", [])
+
+
+def test_instructions_are_the_index_that_pandas_sees(folder):
+    # Where lerobot looks for them. pandas reads the note in the schema; without the fields it names it fails.
+    note = parquet.read_schema(folder / "meta/tasks.parquet").pandas_metadata
+    assert note["index_columns"] == ["__index_level_0__"]
+    assert [field["field_name"] for field in note["columns"]] == ["task_index", "__index_level_0__"]

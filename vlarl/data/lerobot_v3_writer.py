@@ -159,7 +159,13 @@ def _write_table(path: Path, columns: dict[str, list], *, index: bool = False) -
     table = pa.table({name: _column(name, values) for name, values in columns.items()})
     if index:
         # pandas takes the column as the index, which is where lerobot looks for the instruction.
-        note = {"index_columns": ["__index_level_0__"], "columns": [], "column_indexes": []}
+        kinds = {"task_index": "int64", "__index_level_0__": "unicode"}
+        fields = [
+            {"name": None if name.startswith("__") else name, "field_name": name, "pandas_type": kind, "metadata": None}
+            | {"numpy_type": kind if kind == "int64" else "object"}
+            for name, kind in kinds.items()
+        ]
+        note = {"index_columns": ["__index_level_0__"], "columns": fields, "column_indexes": []}
         table = table.replace_schema_metadata({"pandas": json.dumps(note)})
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, path)
