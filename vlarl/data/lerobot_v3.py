@@ -26,16 +26,17 @@ from vlarl.errors import UserError
 from vlarl.types import Start
 
 VERSION = "v3.0"
-CAMERA_KEY, STATE_KEY, ACTION_KEY, SUCCESS_KEY = (
-    "observation.images.image",
-    "observation.state",
-    "action",
-    "next.success",
-)
+CAMERA_KEY = "observation.images.image"
+STATE_KEY = "observation.state"
+ACTION_KEY = "action"
+SUCCESS_KEY = "next.success"
 STATE_NAMES = ("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "finger1", "finger2")
-INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
+INFO = "meta/info.json"
+STATS = "meta/stats.json"
+TASKS = "meta/tasks.parquet"
 _FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-DATA_PATH, EPISODES_PATH = f"data/{_FILE}.parquet", f"meta/episodes/{_FILE}.parquet"
+DATA_PATH = f"data/{_FILE}.parquet"
+EPISODES_PATH = f"meta/episodes/{_FILE}.parquet"
 VIDEO_PATH = f"videos/{{video_key}}/{_FILE}.mp4"
 
 

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from vlarl.errors import UserError
 
-PAD, BOS = "<pad>", "<bos>"
+PAD = "<pad>"
+BOS = "<bos>"
 VOCAB_SIZE = 512
 
 

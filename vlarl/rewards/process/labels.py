@@ -21,7 +21,9 @@ from vlarl.rewards.process.signals import (
     find_still_moments,
 )
 
-POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+POSITIVE = 1
+NEGATIVE = 0
+IGNORED = -1
 MIN_STEPS = 4
 """Shorter episodes have no speed to speak of."""
 
