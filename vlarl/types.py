@@ -112,6 +112,12 @@ class Rollout:
         """M."""
         return len(self.items)
 
+    def actions_of(self, trajectory: int) -> np.ndarray:
+        """[T, action_dim] float32, the actions of a trajectory that were executed."""
+        turns = slice(*self.trajectory_offsets[trajectory : trajectory + 2])
+        executed = np.arange(self.executed_actions.shape[1])[None, :] < self.executed_steps[turns, None]
+        return self.executed_actions[turns][executed]
+
     @property
     def elapsed_steps(self) -> np.ndarray:
         """[N] int64 env steps of the trajectory before each turn."""

@@ -59,8 +59,8 @@ def test_impossible_numbers_are_named(setting, value):
 
 
 def test_rollouts_that_the_object_store_cannot_hold_are_refused():
-    """64 trajectories of 20 steps, 2 per turn: 640 turns of 16 x 16 x 3 bytes, twice."""
+    """64 trajectories of 10 turns: 640 turns of 16 x 16 x 3 bytes, twice."""
     needed = 2 * 640 * 768
-    check_store(toy(), 20, needed)
+    check_store(toy(), 10, needed)
     with pytest.raises(UserError, match=f"640 turns .*--object-store-memory {needed}, .*rollout_batch_size 64"):
-        check_store(toy(), 20, needed - 1)
+        check_store(toy(), 10, needed - 1)

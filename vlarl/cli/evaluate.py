@@ -18,7 +18,7 @@ from vlarl.recipes import openvla_env, quickstart
 from vlarl.reporting.progress import Console
 from vlarl.rollout.collector import Collector
 from vlarl.system import require_rendering
-from vlarl.training.run_folder import read_json
+from vlarl.training.run_folder import load_env_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +111,19 @@ def compare_with_published(summary: dict[str, Any], percent: float) -> dict[str,
 
 def _env_config(options: EvaluateOptions, policy: AnyPolicyConfig) -> EnvConfig:
     """The environment of the run that the policy lies in, else its kind's, with the options applied."""
-    run = options.policy.resolve().parent.parent / "config.json"
-    if run.is_file():
-        raw = read_json(run)["env"]
-        config = EnvConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
-    elif policy.kind == "openvla":
-        config = replace(openvla_env(options.task_suite or "libero_spatial"), num_envs=2, num_workers=2)
-    else:
-        config = quickstart(task_suite=options.task_suite, task_ids=options.task_ids).env
+    config = load_env_config(options.policy) or _default_env(options, policy)
     changes = {
         name: value
         for name in ("task_suite", "task_ids", "num_envs", "num_workers", "stepping", "render_profile")
         if (value := getattr(options, name)) is not None
     }
     return replace(config, **changes)
+
+
+def _default_env(options: EvaluateOptions, policy: AnyPolicyConfig) -> EnvConfig:
+    if policy.kind == "openvla":
+        return replace(openvla_env(options.task_suite or "libero_spatial"), num_envs=2, num_workers=2)
+    return quickstart(task_suite=options.task_suite, task_ids=options.task_ids).env
 
 
 def _table(summary: dict[str, Any], instructions: dict[int, str]) -> list[str]:

@@ -206,14 +206,13 @@ def _rollouts(options: RolloutsOptions, console: Console) -> None:
     from vlarl.inference.local import LocalGenerator
     from vlarl.policies.checkpoint import load_policy
     from vlarl.system import require_rendering
-    from vlarl.training.run_folder import read_json
+    from vlarl.training.run_folder import load_env_config
 
     policy = load_policy(options.policy)
-    path = options.policy.resolve().parent.parent / "config.json"
-    if not path.is_file():
+    config = load_env_config(options.policy)
+    if config is None:
         raise UserError(f"{options.policy} lies in no run: name the policy of one, for example RUN/sft/policy")
-    raw = {key: tuple(value) if isinstance(value, list) else value for key, value in read_json(path)["env"].items()}
-    config = replace(EnvConfig(**raw), num_envs=options.num_envs, num_workers=options.num_workers)
+    config = replace(config, num_envs=options.num_envs, num_workers=options.num_workers)
     if options.task_ids is not None:
         config = replace(config, task_ids=options.task_ids)
     require_rendering()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import ray
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from vlarl.cluster.bundles import in_bundle
 from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import environment_module, make_spec
 from vlarl.envs.render_devices import choose_device, find_gpus
@@ -90,10 +90,7 @@ class ActorWorkers:
 
     def start(self, index: int) -> ActorWorker:
         """See envs.processes.Workers."""
-        bundle = self._bundles[index]
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
-        cpus = self._group.bundle_specs[bundle]["CPU"]
-        actor = EnvironmentActor.options(num_cpus=cpus, scheduling_strategy=strategy).remote()
+        actor = EnvironmentActor.options(**in_bundle(self._group, self._bundles[index])).remote()
         return ActorWorker(actor, actor.open.remote(self._config, index))
 
     def wait(self, workers: Sequence[ActorWorker], seconds: float) -> list[ActorWorker]:

@@ -9,9 +9,9 @@ import numpy as np
 import ray
 import torch
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from vlarl import __version__
+from vlarl.cluster.bundles import in_bundle
 from vlarl.cluster.calls import check_version, fetch
 from vlarl.cluster.env_workers import ActorWorkers
 from vlarl.cluster.placement import Placement
@@ -179,9 +179,7 @@ class RayGenerators:
         def starter(index: int) -> Start:
             env = placement.generator_envs[index]
             workers = [placement.env_worker(index, worker) for worker in range(env.num_workers)]
-            bundle = group.bundle_specs[placement.generator(index)]
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=placement.generator(index))
-            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
+            options = in_bundle(group, placement.generator(index))
 
             def start() -> tuple[ray.actor.ActorHandle, ray.ObjectRef]:
                 actor = GeneratorActor.options(**options).remote()

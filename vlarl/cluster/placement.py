@@ -56,18 +56,18 @@ def make_placement(roles: RolesConfig, env: EnvConfig, gpus: float) -> Placement
     )
 
 
-def check_store(config: TrainConfig, longest_episode: int, store_bytes: float) -> None:
+def check_store(config: TrainConfig, max_turns: int, store_bytes: float) -> None:
     """Checks that the rollouts on their way fit into the cluster's object store.
 
     Args:
         config: of the run.
-        longest_episode: env steps of a trajectory at most.
+        max_turns: turns of a trajectory at most.
         store_bytes: of the whole cluster.
 
     Raises:
         UserError: they may not.
     """
-    turns = -(-longest_episode // config.env.replan_steps) * config.ppo.rollout_batch_size
+    turns = max_turns * config.ppo.rollout_batch_size
     # As a generator returns it and as the trainers read it, and those that are collected ahead.
     needed = (2 + config.ppo.max_staleness) * turns * 3 * config.env.image_size**2
     if needed > store_bytes:

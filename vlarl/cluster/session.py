@@ -11,7 +11,7 @@ from pathlib import Path
 from vlarl.cluster.placement import check_store, make_placement
 from vlarl.configs.roles import RolesConfig
 from vlarl.configs.training import TrainConfig
-from vlarl.envs.base import make_spec
+from vlarl.envs.base import compute_max_turns, make_spec
 from vlarl.errors import UserError
 from vlarl.reporting.timeline import compute_waits, format_waits, write_trace
 from vlarl.system import cpu_cores
@@ -144,6 +144,7 @@ class RayRoles:
     """Makes the parts of a training as actors."""
 
     def __init__(self, roles: RolesConfig, report: Callable[[str], None]) -> None:
+        self.max_restarts = roles.max_restarts
         self._roles = roles
         self._report = report
         self._group = None
@@ -168,9 +169,7 @@ class RayRoles:
                     f"the roles need {needed:g} {kind}s, the cluster has {have.get(kind, 0):g}: start more nodes, or"
                     " ask for fewer (--roles.num-trainers, --roles.num-generators, --roles.envs-per-worker)"
                 )
-        spec = make_spec(config.env)
-        longest = config.env.max_episode_steps or max(spec.max_episode_steps.values())
-        check_store(config, longest, have.get("object_store_memory", 0))
+        check_store(config, compute_max_turns(config.env, make_spec(config.env)), have.get("object_store_memory", 0))
         self._group = placement_group(bundles, strategy="PACK")
         if not self._group.wait(PLACE_SECONDS):
             free = ray.available_resources()

@@ -9,10 +9,10 @@ from typing import Any
 import ray
 import torch
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from vlarl import __version__
 from vlarl.algorithms.ppo import Scores, Targets
+from vlarl.cluster.bundles import in_bundle
 from vlarl.cluster.calls import accept_read_only_arrays, check_version, fetch_all
 from vlarl.cluster.placement import Placement
 from vlarl.configs.roles import RolesConfig
@@ -107,9 +107,7 @@ class RayLearner:
         self._seconds = roles.deadline_seconds
         self._actors = []
         for rank in range(roles.num_trainers):
-            bundle = group.bundle_specs[placement.trainer(rank)]
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=placement.trainer(rank))
-            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": strategy}
+            options = in_bundle(group, placement.trainer(rank))
             self._actors.append(TrainerActor.options(**options).remote(config, rank, roles))
         self._scored: Rollout | None = None
         self._stored: ray.ObjectRef | None = None

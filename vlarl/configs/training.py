@@ -143,10 +143,10 @@ class PPOConfig:
         sizes = ("rollout_batch_size", "minibatch_size", "microbatch_size", "update_epochs", "critic_warmup_epochs")
         require_at_least(self, "ppo", 1, "num_iterations", *sizes)
         rates = ("temperature", "learning_rate", "value_learning_rate", "max_grad_norm", "adam_eps")
-        require_at_least(self, "ppo", 0, "max_staleness")
-        require_positive(self, "ppo", "importance_weight_cap")
-        require_positive(self, "ppo", *rates, "clip_ratio_high", "value_clip_range", "target_kl")
-        require_at_least(self, "ppo", 0, "critic_warmup_iterations", "lr_warmup_updates", "entropy_coef", "kl_coef")
+        limits = ("clip_ratio_high", "value_clip_range", "target_kl", "importance_weight_cap")
+        require_positive(self, "ppo", *rates, *limits)
+        counts = ("critic_warmup_iterations", "lr_warmup_updates", "max_staleness")
+        require_at_least(self, "ppo", 0, *counts, "entropy_coef", "kl_coef")
         require_share(self, "ppo", "gamma", "gae_lambda")
         if self.microbatch_size > self.minibatch_size:
             raise UserError(
@@ -252,7 +252,6 @@ class TrainConfig:
                 f"env.replan_steps {self.env.replan_steps} is larger than policy.action_horizon"
                 f" {self.policy.action_horizon}: the policy emits no more actions than that"
             )
-
         self._check_groups()
 
     def _check_groups(self) -> None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from vlarl.types import Start
 
@@ -12,6 +11,7 @@ EE_POSITION = slice(0, 3)
 FINGERS = slice(9, 11)
 """Entries with the finger joints, metres: 0.04 and -0.04 are open."""
 PROPRIO_DIM = 12
+"""Grip site position 3 (metres), first two columns of its rotation 6, finger joints 2 (metres), gripper command 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,4 +43,7 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
         raise ValueError(f"its images have {image.shape[0]} x {image.shape[1]} pixels, {size} a side are wanted")
     if image.shape[:2] == (size, size):
         return image
+    # Only here: environment workers need no pictures from files.
+    from PIL import Image
+
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size, size), Image.Resampling.BOX))

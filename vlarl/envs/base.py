@@ -47,6 +47,12 @@ class EnvSpec:
     """True if frames come from OpenGL, which needs system libraries."""
 
 
+def compute_max_turns(config: EnvConfig, spec: EnvSpec) -> int:
+    """Turns of the longest episode in training."""
+    limit = config.max_episode_steps or max(spec.max_episode_steps.values())
+    return -(-limit // config.replan_steps)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EnvObservation:
     """What one slot sees: image [H, H, 3] uint8 RGB upright, proprio [P] float32, instruction."""

@@ -157,12 +157,7 @@ def evaluate(
         EpisodeResult(start=item.start, success=bool(success), steps=int(count))
         for item, success, count in zip(rollout.items, rollout.success, steps, strict=True)
     )
-    executed = np.arange(rollout.executed_actions.shape[1])[None, :] < rollout.executed_steps[:, None]
-    bounds = zip(rollout.trajectory_offsets[:-1], rollout.trajectory_offsets[1:], strict=True)
-    actions = {
-        episode.start: rollout.executed_actions[a:b][executed[a:b]]
-        for episode, (a, b) in zip(episodes, bounds, strict=True)
-    }
+    actions = {episode.start: rollout.actions_of(m) for m, episode in enumerate(episodes)}
     result = Evaluation(
         temperature=temperature,
         episodes=episodes,

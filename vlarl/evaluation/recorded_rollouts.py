@@ -17,7 +17,7 @@ from vlarl.errors import UserError, check_names
 from vlarl.experts.recording import describe_task, replay
 from vlarl.inference.base import ActionGenerator
 from vlarl.rollout.collector import Collector
-from vlarl.types import Rollout, Start, WorkItem
+from vlarl.types import Start, WorkItem
 
 
 def record_rollouts(
@@ -59,7 +59,7 @@ def record_rollouts(
     result = {}
     for task_id in config.task_ids:
         chosen = [m for m, item in enumerate(rollout.items) if item.start.task_id == task_id]
-        repeated = [replay(slot, rollout.items[m].start, executed_actions(rollout, m)) for m in chosen]
+        repeated = [replay(slot, rollout.items[m].start, rollout.actions_of(m)) for m in chosen]
         task = load_task(config.task_suite, task_id)
         write_demonstrations(demonstration_path(folder, task.name), repeated, describe_task(task))
         result[str(task_id)] = {"episodes": len(repeated), "successes": _count_successes(repeated)}
@@ -117,12 +117,6 @@ def _draw(slot: Any, task_id: int, episode: Episode) -> Demonstration:  # noqa: 
         ee_positions=np.stack(positions),
         ee_rotations=np.stack(rotations),
     )
-
-
-def executed_actions(rollout: Rollout, trajectory: int) -> np.ndarray:
-    """The actions of a trajectory that were executed, [T, action_dim] float32."""
-    turns = range(int(rollout.trajectory_offsets[trajectory]), int(rollout.trajectory_offsets[trajectory + 1]))
-    return np.concatenate([rollout.executed_actions[t, : rollout.executed_steps[t]] for t in turns])
 
 
 def _count_successes(recorded: list[Demonstration]) -> int:

@@ -1,12 +1,11 @@
 """The page of `vlarl compare`: success of several runs, and their learning curves."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from vlarl.reporting.page import render_page
 from vlarl.reporting.plots import NBSP, Rows, column, interval_strip, moving_average, percent, smoothing_window
 from vlarl.reporting.report import lift_text, rate_bar
 from vlarl.reporting.svg import Series, color, legend, line_chart, nice_axis, percent_axis
@@ -27,13 +26,9 @@ def render_comparison(comparison: Mapping[str, Any], histories: Sequence[Rows]) 
         comparison: what `vlarl.training.comparison.compare_runs` returns.
         histories: rows of every run's metrics.jsonl, in the same order; empty where it has none.
     """
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     runs = comparison["runs"]
-    return environment.get_template("comparison.html.j2").render(
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+    return render_page(
+        "comparison.html.j2",
         runs=runs,
         stages=[_stage(name, label, runs) for name, label in STAGES if any(name in r["evaluations"] for r in runs)],
         names=legend([(color(i), run["folder"]) for i, run in enumerate(runs)]),

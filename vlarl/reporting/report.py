@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlarl.evaluation.statistics import wilson_interval
 from vlarl.files import write_text
 from vlarl.reporting import plots
+from vlarl.reporting.page import render_page
 from vlarl.reporting.plots import NBSP, Bar, percent
 from vlarl.reporting.run_card import run_card
 from vlarl.reporting.run_files import RunFiles, load_run_files
@@ -52,14 +52,8 @@ def write_report(folder: Path) -> Path:
 
 def render(files: RunFiles) -> str:
     """Returns the page as HTML."""
-    here = Path(__file__).parent
-    # Without the loader's auto-escaping a task's instruction could break the page.
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = percent
-    return environment.get_template("template.html.j2").render(
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
+    return render_page(
+        "template.html.j2",
         title=f"vlarl: {files.name}",
         headline=headline(files),
         subtitle=_subtitle(files),

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from vlarl.files import write_text
+from vlarl.reporting.page import render_page
 from vlarl.reporting.svg import Axis, Series, color, legend, line_chart, nice_axis, percent_axis
 from vlarl.rewards.process.labels import IGNORED, POSITIVE, LabelledEpisode
 
@@ -81,17 +81,7 @@ def _number(value: float | int | None) -> str:
 def _write(
     path: Path, title: str, table: list[tuple[str, list[str]]], reliability: Markup, cards: list[dict[str, Any]]
 ) -> None:
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("reward_page.html.j2").render(
-        style=Markup((here / "style.css").read_text(encoding="utf-8")),
-        title=title,
-        table=table,
-        reliability=reliability,
-        cards=cards,
-    )
+    page = render_page("reward_page.html.j2", title=title, table=table, reliability=reliability, cards=cards)
     write_text(path, page)
 
 

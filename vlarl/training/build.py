@@ -12,7 +12,7 @@ from vlarl.algorithms.registry import make_prepare
 from vlarl.configs.training import TrainConfig
 from vlarl.distributed.fsdp import shard
 from vlarl.distributed.ranks import ALONE, Ranks
-from vlarl.envs.base import EnvSpec, make_spec
+from vlarl.envs.base import EnvSpec, compute_max_turns, make_spec
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError
 from vlarl.evaluation.protocol import check_num_starts
@@ -45,12 +45,12 @@ def make_checked_spec(config: TrainConfig) -> EnvSpec:
     check_sinks(config.sinks)
     instructions = {t: spec.instructions[t] for t in config.env.task_ids}
     policy_module(config.policy).check_policy(config.policy, instructions, spec.action_dim, spec.proprio_dim)
-    limit = config.env.max_episode_steps or max(spec.max_episode_steps.values())
-    turns = -(-limit // config.env.replan_steps) * config.ppo.rollout_batch_size
+    most = compute_max_turns(config.env, spec)
+    turns = most * config.ppo.rollout_batch_size
     if config.ppo.minibatch_size > turns:
         raise UserError(
             f"ppo.minibatch_size {config.ppo.minibatch_size} is larger than the rollout can be:"
-            f" {config.ppo.rollout_batch_size} trajectories of at most {limit} steps are {turns} turns"
+            f" {config.ppo.rollout_batch_size} trajectories of at most {most} turns are {turns}"
         )
     evaluation = config.evaluation
     check_num_starts(spec, "evaluation", "evaluation.episodes_per_task", evaluation.episodes_per_task)
@@ -132,6 +132,8 @@ def shard_learner(model: ActorCritic, reference: VLAPolicy | None, ranks: Ranks,
 
 class LocalRoles:
     """All parts in this process; the generator decodes with the learner's own module."""
+
+    max_restarts = 0
 
     def __init__(self, envs: VectorEnv) -> None:
         self._envs = envs

@@ -19,6 +19,7 @@ from vlarl.rewards.process.dataset import RewardFrames, draw_minibatch
 from vlarl.rewards.process.labels import POSITIVE, LabelledEpisode
 from vlarl.rewards.process.metrics import compute_roc_auc
 from vlarl.rewards.process.model import ProcessRewardModel
+from vlarl.training.supervised import learning_rate
 
 WEIGHTS, BEST, OPTIMIZER, STATE = "model.safetensors", "best.safetensors", "optimizer.pt", "state.json"
 LogFn = Callable[[dict[str, float]], None]
@@ -80,14 +81,6 @@ def train_reward_model(
     load_weights(model.backbone, checkpoint / BEST)
     model.eval()
     return state
-
-
-def learning_rate(step: int, config: RewardTrainingConfig) -> float:
-    """Linear warm-up, then linear decay to 5 % of the peak at the last step."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-    return config.learning_rate * (1 - 0.95 * progress)
 
 
 def compute_validation_auc(model: ProcessRewardModel, frames: RewardFrames) -> float:

@@ -1,6 +1,5 @@
 """A reward model's folder: data to labels to a trained, measured model. What is finished is not done again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,18 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlarl.configs.openvla import LoRAConfig
 from vlarl.configs.reward import LabelConfig, RewardModelConfig, RewardTrainingConfig
 from vlarl.data.sources import load_episodes
 from vlarl.errors import UserError
 from vlarl.reporting.sinks import JsonlSink
 from vlarl.rewards.process.dataset import EpisodeSplit, split_by_episode
-from vlarl.rewards.process.folder import RewardModelCard, load_reward_model, save_reward_model
+from vlarl.rewards.process.folder import (
+    RewardModelCard,
+    label_config_from_json,
+    load_reward_model,
+    model_config_from_json,
+    save_reward_model,
+)
 from vlarl.rewards.process.labels import LabelledEpisode, label_episode
 from vlarl.rewards.process.metrics import compute_other_task_drop, evaluate_scores
 from vlarl.rewards.process.model import ProcessRewardModel, make_reward_model
 from vlarl.training.reward_model import LogFn, train_reward_model
-from vlarl.training.run_folder import differing_keys, read_json, write_json
+from vlarl.training.run_folder import claim_folder, read_json, write_json
 
 HELD_OUT_EPISODES, HELD_OUT_TASKS = "held-out episodes", "held-out tasks"
 
@@ -75,23 +79,8 @@ class RewardFolder:
         return self.root / "reward.html"
 
     def claim(self, config: RewardRunConfig) -> None:
-        """Makes the folder this configuration's.
-
-        Raises:
-            UserError: it holds another model, or something else.
-        """
-        mine = json.loads(json.dumps(asdict(config)))
-        if self.config.is_file():
-            differing = differing_keys(read_json(self.config), mine)
-            if differing:
-                raise UserError(
-                    f"{self.root} holds another reward model; its settings differ in {', '.join(differing[:6])}:"
-                    " choose another --output or the same settings"
-                )
-            return
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            raise UserError(f"{self.root} is not an empty folder: choose another --output")
-        write_json(self.config, mine)
+        """Makes the folder this configuration's; see `claim_folder`."""
+        claim_folder(self.config, asdict(config), "reward model")
 
     def load_config(self) -> RewardRunConfig:
         """Reads the configuration.
@@ -103,13 +92,11 @@ class RewardFolder:
             raise UserError(f"{self.root} holds no reward model: `vlarl reward train --output {self.root}` makes one")
         raw = read_json(self.config)
         try:
-            model = raw["model"] | {"lora": LoRAConfig(**raw["model"]["lora"])}
-            labels = raw["labels"] | {"progress_fractions": tuple(raw["labels"]["progress_fractions"])}
             return RewardRunConfig(
                 data=tuple(raw["data"]),
                 held_out_data=tuple(raw["held_out_data"]),
-                model=RewardModelConfig(**model),
-                labels=LabelConfig(**labels),
+                model=model_config_from_json(raw["model"]),
+                labels=label_config_from_json(raw["labels"]),
                 training=RewardTrainingConfig(**raw["training"]),
             )
         except (KeyError, TypeError) as error:

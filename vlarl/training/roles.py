@@ -77,6 +77,11 @@ class Parts:
 class Roles(Protocol):
     """Makes the parts, in this process or in others."""
 
+    @property
+    def max_restarts(self) -> int:
+        """Losses of a part after which the training ends."""
+        ...
+
     def start(self, config: TrainConfig, policy_folder: Path, checkpoint: Path | None) -> Parts:
         """Makes them anew; those made before are ended.
 

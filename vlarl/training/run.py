@@ -41,8 +41,6 @@ from vlarl.training.videos import write_comparisons
 
 Stage = Literal["sft", "rl"]
 MODES = ("greedy", "sampled")
-MAX_RESTARTS = 5
-"""Losses of a trainer of the cluster after which the training ends."""
 OpenRoles = Callable[["Run"], AbstractContextManager[Roles]]
 
 
@@ -201,7 +199,7 @@ class Run:
 
         self._forget_results("rl")
         with self.phase("train"):
-            state, losses = train_to_the_end(make, MAX_RESTARTS, self.console.line)
+            state, losses = train_to_the_end(make, roles.max_restarts, self.console.line)
             for sink in sinks:
                 sink.close()
         chosen = state.best["iteration"] if state.best["success_rate"] >= 0 else state.iteration

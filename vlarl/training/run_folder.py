@@ -1,10 +1,12 @@
 """The output folder of a run: where everything lies, and whose it is."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
 from vlarl.files import write_text
@@ -124,34 +126,53 @@ class RunFolder:
         return read_jsonl(self.metrics) if self.metrics.is_file() else []
 
     def claim(self, config: TrainConfig) -> None:
-        """Makes the folder this run's, or checks that it already is.
+        """Makes the folder this run's; see `claim_folder`."""
+        claim_folder(self.config, config.as_dict(), "run")
 
-        Raises:
-            UserError: the folder holds another run, the differing settings are named; or it holds something else.
-        """
-        mine = json.loads(json.dumps(config.as_dict()))
-        if self.root.exists() and not self.root.is_dir():
-            raise UserError(f"{self.root} is a file, not a folder: choose another --output")
-        if self.config.is_file():
-            try:
-                theirs = json.loads(self.config.read_text())
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{self.config} is damaged ({error}), so it is not known which run this is: choose another --output"
-                ) from error
-            differing = differing_keys(theirs, mine)
-            if differing:
-                raise UserError(
-                    f"{self.root} holds another run; its settings differ in {', '.join(differing[:6])}:"
-                    " choose another --output or the same settings"
-                )
-            return
-        if self.root.exists() and any(self.root.iterdir()):
-            raise UserError(f"{self.root} is not empty and holds no run: choose another --output")
+
+def claim_folder(path: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Makes the folder of `path` the one of these settings, which are written there, or checks that it already is.
+
+    Args:
+        path: of the settings, JSON.
+        settings: JSON-able.
+        what: the folder holds, for messages.
+
+    Raises:
+        UserError: it holds another `what`, the differing settings are named; or something else.
+    """
+    root, mine = path.parent, json.loads(json.dumps(settings))
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file, not a folder: choose another --output")
+    if path.is_file():
         try:
-            write_json(self.config, mine)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.root} ({error.strerror}): choose another --output") from error
+            theirs = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path} is damaged ({error}), so it is not known which {what} this is: choose another --output"
+            ) from error
+        differing = differing_keys(theirs, mine)
+        if differing:
+            raise UserError(
+                f"{root} holds another {what}; its settings differ in {', '.join(differing[:6])}:"
+                " choose another --output or the same settings"
+            )
+        return
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root} is not empty and holds no {what}: choose another --output")
+    try:
+        write_json(path, mine)
+    except OSError as error:
+        raise UserError(f"cannot write to {root} ({error.strerror}): choose another --output") from error
+
+
+def load_env_config(policy: Path) -> EnvConfig | None:
+    """The environment of the run that a policy folder (RUN/sft/policy) lies in; None of one that lies in no run."""
+    path = RunFolder(policy.resolve().parent.parent).config
+    if not path.is_file():
+        return None
+    raw = read_json(path)["env"]
+    return EnvConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

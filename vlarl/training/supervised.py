@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlarl.configs.reward import RewardTrainingConfig
 from vlarl.configs.training import SFTConfig
 from vlarl.data.episodes import Episode
 from vlarl.data.sft import SFTDataset, shift_images, split_episodes
@@ -77,7 +78,7 @@ def _accumulate_gradients(
     return total
 
 
-def learning_rate(step: int, config: SFTConfig) -> float:
+def learning_rate(step: int, config: SFTConfig | RewardTrainingConfig) -> float:
     """Linear warm-up, then linear decay to 5 % of the peak at the last step."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps

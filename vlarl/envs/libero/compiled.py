@@ -244,34 +244,43 @@ def _rotate(axis_angle, rotation):
 
 
 @numba.njit(cache=True, nogil=True)
+def _read_arm(qpos, qvel, site_xpos, site_xmat, full_mass, jac_pos, jac_rot, site, qpos_index, dof_index, arm):
+    """Copies the arm's part of MuJoCo's present arrays into `arm`."""
+    pos, rot, jac, mass, joints, velocities = arm
+    for i in range(3):
+        pos[i] = site_xpos[site, i]
+        for j in range(3):
+            rot[i, j] = site_xmat[site, 3 * i + j]
+    for i in range(ARM_DOF):
+        joints[i] = qpos[qpos_index[i]]
+        velocities[i] = qvel[dof_index[i]]
+        for j in range(3):
+            jac[j, i] = jac_pos[j, dof_index[i]]
+            jac[3 + j, i] = jac_rot[j, dof_index[i]]
+        for j in range(ARM_DOF):
+            mass[i, j] = full_mass[dof_index[i], dof_index[j]]
+
+
+@numba.njit(cache=True, nogil=True)
+def _command_fingers(ctrl, ctrl_range, gripper, direction):
+    """Moves the gripper's command [1] towards open or closed and writes both fingers' controls."""
+    gripper[0] = min(1.0, max(-1.0, gripper[0] + GRIPPER_SPEED * np.sign(direction)))
+    for finger in range(2):
+        low, high = ctrl_range[ARM_DOF + finger]
+        # The two fingers move in opposite directions.
+        command = -gripper[0] if finger == 0 else gripper[0]
+        ctrl[ARM_DOF + finger] = 0.5 * (high + low) + 0.5 * (high - low) * command
+
+
+@numba.njit(cache=True, nogil=True)
 def run_env_step(
-    model,
-    data,
-    qm,
-    site,
-    qpos,
-    qvel,
-    ctrl,
-    bias,
-    site_xpos,
-    site_xmat,
-    qpos_index,
-    dof_index,
-    ctrl_range,
-    action,
-    goal_ori,
-    gripper,
-    full_mass,
-    jac_pos,
-    jac_rot,
-    stale_pos,
-    stale_rot,
-    stale_jac,
-    stale_mass,
-    default_joints,
-    objects,
-    is_stale,
-):
+    model, data, qm, site,
+    qpos, qvel, ctrl, bias, site_xpos, site_xmat,
+    qpos_index, dof_index, ctrl_range, action, goal_ori, gripper,
+    full_mass, jac_pos, jac_rot,
+    stale_pos, stale_rot, stale_jac, stale_mass, default_joints,
+    objects, is_stale,
+):  # fmt: skip
     """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
     joints, velocities, arm_bias = np.empty(ARM_DOF), np.empty(ARM_DOF), np.empty(ARM_DOF)
     jac, mass = np.empty((6, ARM_DOF)), np.empty((ARM_DOF, ARM_DOF))
@@ -287,18 +296,8 @@ def run_env_step(
         else:
             _mj_full_m(model, full_mass.ctypes.data, qm)
             _mj_jac_site(model, data, jac_pos.ctypes.data, jac_rot.ctypes.data, site)
-            for i in range(3):
-                pos[i] = site_xpos[site, i]
-                for j in range(3):
-                    rot[i, j] = site_xmat[site, 3 * i + j]
-            for i in range(ARM_DOF):
-                joints[i] = qpos[qpos_index[i]]
-                velocities[i] = qvel[dof_index[i]]
-                for j in range(3):
-                    jac[j, i] = jac_pos[j, dof_index[i]]
-                    jac[3 + j, i] = jac_rot[j, dof_index[i]]
-                for j in range(ARM_DOF):
-                    mass[i, j] = full_mass[dof_index[i], dof_index[j]]
+            arm = (pos, rot, jac, mass, joints, velocities)
+            _read_arm(qpos, qvel, site_xpos, site_xmat, full_mass, jac_pos, jac_rot, site, qpos_index, dof_index, arm)
         if substep == 0:
             for i in range(3):
                 goal_pos[i] = pos[i] + POSITION_SCALE * min(1.0, max(-1.0, action[i]))
@@ -308,10 +307,5 @@ def run_env_step(
         write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, arm_bias, torques)
         for i in range(ARM_DOF):
             ctrl[i] = min(ctrl_range[i, 1], max(ctrl_range[i, 0], torques[i]))
-        gripper[0] = min(1.0, max(-1.0, gripper[0] + GRIPPER_SPEED * np.sign(action[6])))
-        for finger in range(2):
-            low, high = ctrl_range[ARM_DOF + finger]
-            # The two fingers move in opposite directions.
-            command = -gripper[0] if finger == 0 else gripper[0]
-            ctrl[ARM_DOF + finger] = 0.5 * (high + low) + 0.5 * (high - low) * command
+        _command_fingers(ctrl, ctrl_range, gripper, action[6])
         _mj_step2(model, data)

@@ -15,6 +15,7 @@ import numpy as np
 from vlarl.envs.libero.rendering import CAMERA, Renderer  # isort: skip
 
 from vlarl.configs.env import EnvConfig
+from vlarl.data.episodes import PROPRIO_DIM
 from vlarl.envs.base import EnvObservation, EnvSpec, Progress, Transition
 from vlarl.envs.libero.cache import TASK_BYTES, TaskFiles, require_room
 from vlarl.envs.libero.goals import goal_reached
@@ -26,8 +27,6 @@ from vlarl.errors import MissingSystemLibraryError, UserError
 from vlarl.types import Start
 
 ACTION_DIM = 7
-PROPRIO_DIM = 12
-"""Grip site position 3 (metres), first two columns of its rotation 6, finger joints 2 (metres), gripper command 1."""
 
 
 def make_spec(config: EnvConfig) -> EnvSpec:

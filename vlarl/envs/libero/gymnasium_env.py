@@ -16,7 +16,8 @@ import mujoco
 from gymnasium import spaces
 
 from vlarl.configs.env import EnvConfig
-from vlarl.envs.libero.env import ACTION_DIM, PROPRIO_DIM, make_environments, prepare
+from vlarl.data.episodes import PROPRIO_DIM
+from vlarl.envs.libero.env import ACTION_DIM, make_environments, prepare
 from vlarl.envs.libero.starts import NUM_STARTS
 from vlarl.errors import UserError, check_names
 from vlarl.types import Start
@@ -32,7 +33,7 @@ class LiberoEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     """One LIBERO task. The first use of a task builds its models, about 20 s, once per machine.
 
     The observation is a dictionary: per camera an image [H, H, 3] uint8 RGB, upright (LIBERO's own arrays and files
-    hold the rows bottom-up); "proprio" [12] float32, see `vlarl.envs.libero.env.PROPRIO_DIM`; "instruction" str.
+    hold the rows bottom-up); "proprio" [12] float32, see `vlarl.data.episodes.PROPRIO_DIM`; "instruction" str.
     The action is [7] float32 in [-1, 1]: translation 3, rotation 3, gripper (-1 opens). Reward 1.0 and `terminated`
     on success, `truncated` at the suite's step limit. `info` holds
 

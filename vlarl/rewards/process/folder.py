@@ -45,6 +45,16 @@ def save_reward_model(model: ProcessRewardModel, card: RewardModelCard, folder: 
         save_tensors(trained_state(model.backbone), scratch / WEIGHTS_NAME)
 
 
+def model_config_from_json(raw: dict[str, Any]) -> RewardModelConfig:
+    """Inverse of asdict through JSON."""
+    return RewardModelConfig(**raw | {"lora": LoRAConfig(**raw["lora"])})
+
+
+def label_config_from_json(raw: dict[str, Any]) -> LabelConfig:
+    """Inverse of asdict through JSON."""
+    return LabelConfig(**raw | {"progress_fractions": tuple(raw["progress_fractions"])})
+
+
 def load_card(folder: Path) -> RewardModelCard:
     """Reads what is known of a model.
 
@@ -56,11 +66,9 @@ def load_card(folder: Path) -> RewardModelCard:
         raise UserError(f"no reward model at {folder}: `vlarl reward train` writes one")
     try:
         raw = json.loads(path.read_text())
-        model = raw["model"] | {"lora": LoRAConfig(**raw["model"]["lora"])}
-        labels = raw["labels"] | {"progress_fractions": tuple(raw["labels"]["progress_fractions"])}
         return RewardModelCard(
-            model=RewardModelConfig(**model),
-            labels=LabelConfig(**labels),
+            model=model_config_from_json(raw["model"]),
+            labels=label_config_from_json(raw["labels"]),
             instructions=tuple(raw["instructions"]),
             figures=raw["figures"],
         )

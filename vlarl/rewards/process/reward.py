@@ -9,7 +9,7 @@ import numpy as np
 
 from vlarl.configs.reward import ProcessRewardConfig
 from vlarl.configs.training import TrainConfig
-from vlarl.envs.base import EnvSpec
+from vlarl.envs.base import EnvSpec, compute_max_turns
 from vlarl.errors import UserError
 from vlarl.types import Observation, Rollout, WorkItem
 
@@ -148,11 +148,10 @@ def make_reward(config: TrainConfig, spec: EnvSpec) -> ProcessReward:
     from vlarl.rewards.process.folder import load_reward_model
 
     model, _ = load_reward_model(Path(str(config.process_reward.model)))
-    limit = config.env.max_episode_steps or max(spec.max_episode_steps[t] for t in config.env.task_ids)
     return ProcessReward(
         model,
         config.process_reward,
-        max_turns=-(-limit // config.env.replan_steps),
+        max_turns=compute_max_turns(config.env, spec),
         gamma=config.ppo.gamma,
         bootstrap_truncated=config.ppo.bootstrap_truncated,
     )
