@@ -1,11 +1,13 @@
 """The toy environment by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vlarl.configs.env import EnvConfig
 from vlarl.envs import toy
-from vlarl.envs.base import make_spec
+from vlarl.envs.base import compute_max_turns, make_spec
 from vlarl.errors import UserError
 from vlarl.policies.text import encode_instructions
 from vlarl.types import Start
@@ -149,3 +151,11 @@ def test_a_random_policy_succeeds_sometimes():
         environment.reset(Start(task_id=index % 2, split="train", index=index))
         outcomes.append(environment.step(rng.uniform(-1, 1, (20, 2)).astype(np.float32)).success)
     assert 0.08 < np.mean(outcomes) < 0.3
+
+
+def test_turns_of_the_longest_episode():
+    config = make_config(replan_steps=2)
+    spec = replace(make_spec(config), max_episode_steps={0: 7, 1: 20})
+    assert compute_max_turns(config, spec) == 10
+    # A last, shorter turn is a turn.
+    assert compute_max_turns(replace(config, max_episode_steps=5), spec) == 3

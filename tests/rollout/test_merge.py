@@ -32,3 +32,5 @@ def test_two_halves_are_the_whole():
             np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
             assert ours.dtype == theirs.dtype, field.name
     assert merge_rollouts([whole]) is whole
+    # The learner corrects for the oldest weights.
+    assert merge_rollouts([replace(odd, policy_version=4), replace(even, policy_version=3)]).policy_version == 3

@@ -121,6 +121,19 @@ def test_target_kl_stops_the_policy_but_not_the_value_network():
     assert metrics["losses/value_grad_norm"] > 0
 
 
+def test_turns_without_a_token_to_learn_from_are_left_out():
+    batch = make_batch()
+    assert batch.without_masked_turns() is batch
+    masked = batch.targets.token_mask.clone()
+    masked[::3] = False
+    rest = replace(batch, targets=replace(batch.targets, token_mask=masked)).without_masked_turns()
+    kept = [n for n in range(N) if n % 3]
+    assert torch.equal(rest.action_tokens, batch.action_tokens[kept])
+    assert torch.equal(rest.targets.advantages, batch.targets.advantages[kept])
+    none = replace(batch, targets=replace(batch.targets, token_mask=torch.zeros_like(masked)))
+    assert len(none.without_masked_turns().action_tokens) == 0
+
+
 def test_learning_rate_warms_up():
     learner = make_learner(replace(CONFIG, lr_warmup_updates=4, learning_rate=1e-3))
     batch = make_batch()

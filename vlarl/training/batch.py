@@ -27,6 +27,11 @@ class RolloutBatch:
         """Returns the turns `index` [n]."""
         return self._map(lambda t: t[index])
 
+    def without_masked_turns(self) -> "RolloutBatch":
+        """Leaves out turns without a token to learn from, which critic-free algorithms may have, even all of them."""
+        kept = self.targets.token_mask.any(-1)
+        return self if kept.all() else self.select(kept)
+
     def to(self, device: torch.device) -> "RolloutBatch":
         """Returns the batch on another device."""
         return self._map(lambda t: t.to(device))

@@ -137,13 +137,9 @@ class Learner:
         Raises:
             NonFiniteError: a loss, a gradient norm or a weight became NaN or infinite.
         """
-        batch = make_batch(self.model.policy.trunk, rollout, scores, targets)
-        # A critic-free algorithm may have left out turns, even all of them.
-        learned_from = targets.token_mask.any(-1)
-        if not learned_from.any():
+        batch = make_batch(self.model.policy.trunk, rollout, scores, targets).without_masked_turns()
+        if not len(batch.action_tokens):
             return {"losses/policy_updates": 0.0}
-        if not learned_from.all():
-            batch = batch.select(learned_from)
         metrics = self.update(batch, iteration, critic_only=critic_only)
         self._require_finite_weights(iteration)
         return metrics
