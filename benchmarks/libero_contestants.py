@@ -163,8 +163,8 @@ def compile_bare_steps() -> tuple[Callable[..., None], Callable[..., None]]:
 
     @numba.njit
     def fast(model, data, qm, site, ctrl, controls, mass, jac, qvel, bias, objects) -> None:  # noqa: ANN001
-        for control in controls:
-            run_first_half(model, data, qvel, bias, objects)
+        for index, control in enumerate(controls):
+            run_first_half(model, data, qvel, bias, objects, index == len(controls) - 1)
             full_m(model, mass.ctypes.data, qm)
             jac_site(model, data, jac.ctypes.data, jac[3:].ctypes.data, site)
             ctrl[:] = control

@@ -34,10 +34,12 @@ class Stepper:
         if not can_rest:
             self.objects.free_bodies = self.objects.free_bodies[:0]
 
-    def run(self, substeps: int, force: float = 0.0) -> None:
-        for _ in range(substeps):
-            data = self.data
-            run_first_half(self.model._address, data._address, data.qvel, data.qfrc_bias, self.objects.arrays)
+    def run(self, substeps: int, force: float = 0.0, finds_all: bool | None = None) -> None:
+        """`finds_all` None: contacts are complete in the last substep."""
+        for substep in range(substeps):
+            data, arrays = self.data, self.objects.arrays
+            finds = substep == substeps - 1 if finds_all is None else finds_all
+            run_first_half(self.model._address, data._address, data.qvel, data.qfrc_bias, arrays, finds)
             data.ctrl[0] = force
             mujoco.mj_step2(self.model, data)
 
@@ -106,6 +108,29 @@ def test_a_push_wakes_the_object_and_what_stands_on_it():
     assert np.abs(awake.data.qpos - stepper.data.qpos).max() < 1e-6
 
 
+def test_finding_fewer_contacts_changes_no_bit():
+    finding, sparing = Stepper(), Stepper()
+    fewest = 12
+    for force in [0.0] * 700 + [8.0] * 400 + [-4.0] * 500:
+        finding.run(1, force, finds_all=True)
+        sparing.run(1, force, finds_all=False)
+        assert np.array_equal(finding.data.qpos, sparing.data.qpos)
+        assert np.array_equal(finding.data.qvel, sparing.data.qvel)
+        assert np.array_equal(finding.objects.resting, sparing.objects.resting)
+        fewest = min(fewest, sparing.data.ncon)
+    assert fewest == 0 and finding.x("low") > 0.02
+    # Whoever looks next finds all contacts again: the masks are back.
+    mujoco.mj_collision(sparing.model, sparing.data)
+    mujoco.mj_collision(finding.model, finding.data)
+    assert sparing.data.ncon == finding.data.ncon > 4
+
+
+def test_an_object_that_collides_otherwise_is_refused():
+    model = mujoco.MjModel.from_xml_string(SCENE.replace('size="0.04 0.04 0.04"', 'size="0.04 0.04 0.04" contype="0"'))
+    with pytest.raises(ValueError, match="collision masks"):
+        Objects(model, mujoco.MjData(model))
+
+
 def test_an_object_in_the_air_never_rests():
     stepper = Stepper()
     address = stepper.model.joint(stepper.model.body("ball").jntadr[0]).qposadr[0]
@@ -121,7 +146,7 @@ def test_not_a_number_does_not_rest():
     stepper.run(700)
     stepper.data.qvel[stepper.model.body("ball").dofadr[0]] = np.nan
     arrays = stepper.objects.arrays
-    leave_out_resting(*arrays[:-1], stepper.data.qvel)
+    leave_out_resting(*arrays[:8], stepper.data.qvel)
     assert stepper.objects.resting[stepper.model.body("ball").id] == 0
 
 

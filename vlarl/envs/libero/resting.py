@@ -3,8 +3,9 @@
 An object that stands still stays where it is to the last bits (its speed falls to 1e-14), but its contacts with the
 table cost more than everything else. Once all six velocities of a free object have been below `SPEED_LIMIT` for
 `REST_SUBSTEPS`, and it touches only fixed bodies and objects at rest, its velocity is set to zero, its contacts are
-left out of the solver, and gravity is balanced. Contacts are still found: in the substep in which anything that moves
-touches it, the object, and whatever rests against it, is back with its contacts as they are.
+left out of the solver, and gravity is balanced. Nor are its contacts looked for, except with what moves: in the substep
+in which anything that moves touches it, the object, and whatever rests against it, is back with its contacts as they
+are.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import mujoco
 import numpy as np
 from mujoco.introspect import ast_nodes, structs
 
-from vlarl.envs.libero.compiled import FIXED, FREE, OTHER
+from vlarl.envs.libero.compiled import FIXED, FREE, MEETS_ALL, OTHER, PASSING
 
 _C_TYPES = {
     "int": ctypes.c_int,
@@ -74,6 +75,25 @@ class Objects:
         self.free_bodies = np.flatnonzero(self.kind == FREE)
         self.first_dof = model.body_dofadr.astype(np.int64)
         self._data = data
+        self._masks = self._make_masks(model)
+
+    def _make_masks(self, model: mujoco.MjModel) -> tuple[tuple[np.ndarray, ...], ...]:
+        """Lets everything that moves meet what passes; for geoms, and for bodies, the masks and whose they are."""
+        solid = (model.geom_contype > 0) | (model.geom_conaffinity > 0)
+        free = solid & (self.kind[self.geom_body] == FREE)
+        if not ((model.geom_contype[free] == 1) & (model.geom_conaffinity[free] > 0)).all():
+            raise ValueError("an object's geoms use collision masks other than 0 and 1")
+        model.geom_conaffinity[solid & (self.kind[self.geom_body] != FIXED)] |= PASSING
+        model.geom_conaffinity[free] = MEETS_ALL
+        for body in range(model.nbody):
+            geoms = slice(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+            model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[geoms], initial=0)
+        geoms = [np.flatnonzero(free & (self.geom_body == body)) for body in self.free_bodies]
+        bodies = [np.unique(model.geom_bodyid[members]) for members in geoms]
+        return (
+            (model.geom_contype, model.geom_conaffinity, *_flatten(geoms)),
+            (model.body_contype, model.body_conaffinity, *_flatten(bodies)),
+        )
 
     @property
     def arrays(self) -> tuple[np.ndarray | tuple[int, ...], ...]:
@@ -81,4 +101,11 @@ class Objects:
         return (
             *(self.num_contacts, self.contacts, _LAYOUT, self.geom_body, self.kind),
             *(self.free_bodies, self.first_dof, self.resting, self._data.qfrc_applied),
+            *self._masks,
         )
+
+
+def _flatten(members: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All members one after the other, and where each group begins and the last one ends; int64."""
+    ends = np.cumsum([0, *(len(group) for group in members)])
+    return np.concatenate([np.zeros(0, dtype=np.int64), *members]), ends

@@ -1,0 +1,36 @@
+"""Functions of libmujoco that compiled code calls."""
+
+import ctypes
+from pathlib import Path
+
+import llvmlite.binding
+import mujoco
+from numba import types
+
+
+def _load_library() -> None:
+    """Makes libmujoco's functions known to the compiler, by name, so that the machine code can be cached on disk."""
+    folder = Path(mujoco.__file__).parent
+    libraries = sorted(folder.glob("libmujoco.so*")) + sorted(folder.glob("libmujoco*.dylib"))
+    llvmlite.binding.load_library_permanently(str(libraries[0]))
+    ctypes.CDLL(str(libraries[0]))
+
+
+_load_library()
+_POINTER = types.uintp
+
+
+def _stage(name: str) -> types.ExternalFunction:
+    """A function of MuJoCo on (model, data)."""
+    return types.ExternalFunction(name, types.void(_POINTER, _POINTER))
+
+
+# The parts of mj_step1 that the scenes need; between the collisions and their constraints resting objects are left out.
+check_pos, check_vel = _stage("mj_checkPos"), _stage("mj_checkVel")
+kinematics, com_pos, camlight = _stage("mj_kinematics"), _stage("mj_comPos"), _stage("mj_camlight")
+crb, factor_m, collision = _stage("mj_crb"), _stage("mj_factorM"), _stage("mj_collision")
+make_constraint, project_constraint = _stage("mj_makeConstraint"), _stage("mj_projectConstraint")
+transmission, fwd_velocity = _stage("mj_transmission"), _stage("mj_fwdVelocity")
+step2 = _stage("mj_step2")
+full_m = types.ExternalFunction("mj_fullM", types.void(_POINTER, _POINTER, _POINTER))
+jac_site = types.ExternalFunction("mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.int32))
