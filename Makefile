@@ -2,7 +2,7 @@
 #   PYTHON=python3.12              which Python makes .venv; default: the first of 3.11 to 3.13 that is found
 #   PIP_ARGS="--extra-index-url …" passed to pip, for example to choose torch's CPU build
 #   OUTPUT=DIR ARGS="--seed 1"     of quickstart, MINUTES=15 caps it: PPO ends early on a slow machine
-#   PYTEST_ARGS="-k ppo"           of the tests
+#   PYTEST_ARGS="-k ppo"           of the tests; TEST_WORKERS=N run side by side (default 2), 0: one after the other
 #   BENCH_OUTPUT=DIR ARGS="…"      of bench-gpu
 OUTPUT ?= runs/quickstart
 BENCH_OUTPUT ?= runs/bench-gpu
@@ -10,7 +10,11 @@ ARGS ?=
 MINUTES ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 PYTHON ?=
+
+# A file's tests stay together: they share what is costly to make.
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,10 +39,10 @@ quickstart: setup ## LIBERO end to end in 15 minutes: demonstrations, SFT, PPO, 
 	@echo 'Open $(abspath $(OUTPUT))/report.html in a browser.'
 
 test: setup ## all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 test-all: setup ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 # Takes the Python that is there: torch, transformers and peft are enough, vlarl need not be installed.
 bench-gpu: ## OpenVLA-7B with random weights on a GPU: decoding, PPO update, memory; writes JSON and Markdown

@@ -28,10 +28,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Of the process that hands tests to others: it collects none itself, so it takes simulator tests for selected."""
+    if getattr(session.config.option, "numprocesses", None) and "not libero" not in session.config.option.markexpr:
+        stop_without_rendering()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Stops with the install line and exit code 3 where simulator tests were selected and nothing can render."""
-    if session.config.option.collectonly or not any(item.get_closest_marker("libero") for item in session.items):
-        return
+    """Stops where simulator tests were selected and nothing can render."""
+    if not session.config.option.collectonly and any(item.get_closest_marker("libero") for item in session.items):
+        stop_without_rendering()
+
+
+def stop_without_rendering() -> None:
+    """Stops with the install line and exit code 3 where nothing can render."""
     try:
         require_rendering()
     except MissingSystemLibraryError as error:

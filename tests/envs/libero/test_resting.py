@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from vlarl.envs.libero.compiled import FIXED, FREE, OTHER, REST_SUBSTEPS, leave_out_resting, run_first_half
+from vlarl.envs.libero.compiled import FIXED, FREE, OTHER, PART, REST_SUBSTEPS, leave_out_resting, run_first_half
 from vlarl.envs.libero.resting import Objects
 
 # Two stacked boxes and a ball on the floor; a slider that can push the lower box.
@@ -32,7 +32,7 @@ class Stepper:
         self.data = mujoco.MjData(self.model)
         self.objects = Objects(self.model, self.data)
         if not can_rest:
-            self.objects.free_bodies = self.objects.free_bodies[:0]
+            self.objects.sleepers = self.objects.sleepers[:0]
 
     def run(self, substeps: int, force: float = 0.0, finds_all: bool | None = None) -> None:
         """`finds_all` None: contacts are complete in the last substep."""
@@ -53,7 +53,7 @@ class Stepper:
 def test_kinds_of_bodies():
     stepper = Stepper()
     kinds = {stepper.model.body(i).name: int(k) for i, k in enumerate(stepper.objects.kind)}
-    assert kinds == {"world": FIXED, "low": FREE, "high": FREE, "ball": FREE, "hat": OTHER, "pusher": OTHER}
+    assert kinds == {"world": FIXED, "low": FREE, "high": FREE, "ball": FREE, "hat": OTHER, "pusher": PART}
     # A geom of a part that is welded to an object counts as the object's.
     hat = stepper.model.body("hat").geomadr[0]
     assert stepper.objects.geom_body[hat] == stepper.model.body("ball").id
@@ -125,12 +125,6 @@ def test_finding_fewer_contacts_changes_no_bit():
     assert sparing.data.ncon == finding.data.ncon > 4
 
 
-def test_an_object_that_collides_otherwise_is_refused():
-    model = mujoco.MjModel.from_xml_string(SCENE.replace('size="0.04 0.04 0.04"', 'size="0.04 0.04 0.04" contype="0"'))
-    with pytest.raises(ValueError, match="collision masks"):
-        Objects(model, mujoco.MjData(model))
-
-
 def test_an_object_in_the_air_never_rests():
     stepper = Stepper()
     address = stepper.model.joint(stepper.model.body("ball").jntadr[0]).qposadr[0]
@@ -159,16 +153,16 @@ def test_libero_moves_alike_with_and_without_resting(stove_slot):
         stove_slot.reset(Start(task_id=7, split="train", index=0))
         simulation = stove_slot.simulation
         objects = simulation.robot.objects
-        free = objects.free_bodies
+        free = objects.sleepers
         if not can_rest:
             objects.resting[:] = 0
-            objects.free_bodies = free[:0]
+            objects.sleepers = free[:0]
         rows = []
         for action in np.random.default_rng(0).uniform(-1, 1, (60, 7)):
             simulation.step(action)
             rows.append(simulation.data.qpos.copy())
         resting += int((objects.resting == REST_SUBSTEPS).sum())
-        objects.free_bodies = free
+        objects.sleepers = free
         trajectories.append(np.array(rows))
     assert resting >= 3
     assert np.abs(trajectories[0] - trajectories[1]).max() < 1e-6

@@ -38,11 +38,11 @@ FIXED = 0
 FREE = 1
 """Kind of bodies: an object with one free joint."""
 OTHER = 2
-"""Kind of bodies: anything else that moves (robot, drawers, knobs)."""
+"""Kind of bodies: anything else that moves (the robot)."""
+PART = 3
+"""Kind of bodies: a fixture's part with one joint (a drawer, a knob)."""
 PASSING = 4
 """Collision mask of objects at rest that what is fixed or at rest passes through, and of what may still meet them."""
-MEETS_ALL = 7
-"""Collision mask of what every kind of geom may meet."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -131,12 +131,12 @@ def write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, d
 
 
 @numba.njit(cache=True, nogil=True)
-def leave_out_resting(num_contacts, contacts, layout, geom_body, kind, free_bodies, first_dof, resting, qvel):
+def leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, qvel):
     """To be called after the collisions: updates `resting` and takes contacts of objects at rest from the solver."""
     stride, geom, exclude = layout
-    for body in free_bodies:
+    for body in sleepers:
         is_slow = True
-        for i in range(first_dof[body], first_dof[body] + 6):
+        for i in range(first_dof[body], first_dof[body] + (6 if kind[body] == FREE else 1)):
             # Written so that NaN counts as motion.
             is_slow = is_slow and abs(qvel[i]) < SPEED_LIMIT
         resting[body] = min(resting[body] + 1, REST_SUBSTEPS) if is_slow else 0
@@ -153,13 +153,15 @@ def leave_out_resting(num_contacts, contacts, layout, geom_body, kind, free_bodi
                     if resting[body] > longest:
                         resting[body] = longest
                         has_changed = True
+                elif kind[body] == PART:
+                    resting[body] = 0
     for contact in range(num_contacts[0]):
         first = geom_body[contacts[contact * stride + geom]]
         second = geom_body[contacts[contact * stride + geom + 1]]
         if _is_still(kind, resting, first) and _is_still(kind, resting, second):
             contacts[contact * stride + exclude] = 1
-    for body in free_bodies:
-        if resting[body] == REST_SUBSTEPS:
+    for body in sleepers:
+        if kind[body] == FREE and resting[body] == REST_SUBSTEPS:
             qvel[first_dof[body] : first_dof[body] + 6] = 0.0
 
 
@@ -169,31 +171,34 @@ def _is_still(kind, resting, body):
 
 
 @numba.njit(cache=True, nogil=True)
-def balance_gravity(free_bodies, first_dof, resting, bias, applied):
+def balance_gravity(sleepers, kind, first_dof, resting, bias, applied):
     """To be called after the velocities: the applied force of objects at rest is their bias force, of others zero."""
-    for body in free_bodies:
+    for body in sleepers:
+        if kind[body] != FREE:
+            continue
         for i in range(first_dof[body], first_dof[body] + 6):
             applied[i] = bias[i] if resting[body] == REST_SUBSTEPS else 0.0
 
 
 @numba.njit(cache=True, nogil=True)
 def _set_passing(index, is_passing, masks):
-    """Lets the free object of that index pass through what is fixed or at rest, or meet everything again."""
-    kinds, partners, members, ends = masks
-    for member in members[ends[index] : ends[index + 1]]:
-        kinds[member] = PASSING if is_passing else 1
-        partners[member] = 0 if is_passing else MEETS_ALL
+    """Lets the sleeper of that index pass through what is fixed or at rest, or meet everything again."""
+    kinds, partners, members, ends, awake_kinds, awake_partners = masks
+    for i in range(ends[index], ends[index + 1]):
+        kinds[members[i]] = PASSING if is_passing else awake_kinds[i]
+        partners[members[i]] = 0 if is_passing else awake_partners[i]
 
 
 @numba.njit(cache=True, nogil=True)
 def _find_contacts(model, data, objects, finds_all):
-    """mj_collision; unless it is to find all, without the contacts of resting objects that nothing moving touches.
+    """mj_collision; unless it is to find all, without the contacts of what rests and nothing that moves touches.
 
-    Two fifths of a substep went into finding them. When something that moves touches such an object, all are found.
+    Half of a substep went into finding them, or that a cabinet's drawers touch nothing. When something that moves
+    touches what rests, all are found.
     """
-    num_contacts, contacts, layout, geom_body, _, free_bodies, _, resting, _, geom_masks, body_masks = objects
+    num_contacts, contacts, layout, geom_body, _, sleepers, _, resting, _, geom_masks, body_masks = objects
     if not finds_all:
-        for index, body in enumerate(free_bodies):
+        for index, body in enumerate(sleepers):
             _set_passing(index, resting[body] == REST_SUBSTEPS, geom_masks)
             _set_passing(index, resting[body] == REST_SUBSTEPS, body_masks)
         library.collision(model, data)
@@ -201,7 +206,7 @@ def _find_contacts(model, data, objects, finds_all):
         for contact in range(num_contacts[0]):
             for side in range(2):
                 finds_all |= resting[geom_body[contacts[contact * stride + geom + side]]] == REST_SUBSTEPS
-        for index in range(len(free_bodies)):
+        for index in range(len(sleepers)):
             _set_passing(index, False, geom_masks)
             _set_passing(index, False, body_masks)
     if finds_all:
@@ -214,7 +219,7 @@ def run_first_half(model, data, qvel, bias, objects, finds_all):
 
     The contacts are complete afterwards if `finds_all`; the motion is the same, to the bit, if not.
     """
-    num_contacts, contacts, layout, geom_body, kind, free_bodies, first_dof, resting, applied = objects[:9]
+    num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, applied = objects[:9]
     library.check_pos(model, data)
     library.check_vel(model, data)
     library.kinematics(model, data)
@@ -223,12 +228,12 @@ def run_first_half(model, data, qvel, bias, objects, finds_all):
     library.crb(model, data)
     library.factor_m(model, data)
     _find_contacts(model, data, objects, finds_all)
-    leave_out_resting(num_contacts, contacts, layout, geom_body, kind, free_bodies, first_dof, resting, qvel)
+    leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, qvel)
     library.make_constraint(model, data)
     library.project_constraint(model, data)
     library.transmission(model, data)
     library.fwd_velocity(model, data)
-    balance_gravity(free_bodies, first_dof, resting, bias, applied)
+    balance_gravity(sleepers, kind, first_dof, resting, bias, applied)
 
 
 @numba.njit(cache=True, nogil=True)

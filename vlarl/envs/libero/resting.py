@@ -5,7 +5,8 @@ table cost more than everything else. Once all six velocities of a free object h
 `REST_SUBSTEPS`, and it touches only fixed bodies and objects at rest, its velocity is set to zero, its contacts are
 left out of the solver, and gravity is balanced. Nor are its contacts looked for, except with what moves: in the substep
 in which anything that moves touches it, the object, and whatever rests against it, is back with its contacts as they
-are.
+are. Parts of fixtures (drawers, knobs) stay in the solver; their contacts are not looked for either while they stand
+still and touch nothing.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ import mujoco
 import numpy as np
 from mujoco.introspect import ast_nodes, structs
 
-from vlarl.envs.libero.compiled import FIXED, FREE, MEETS_ALL, OTHER, PASSING
+from vlarl.envs.libero.compiled import FIXED, FREE, OTHER, PART, PASSING
 
 _C_TYPES = {
     "int": ctypes.c_int,
@@ -53,7 +54,7 @@ _LAYOUT = (ctypes.sizeof(_CONTACT) // 4, _CONTACT.geom.offset // 4, _CONTACT.exc
 
 
 class Objects:
-    """Which objects of one MjData are at rest."""
+    """Which objects, and which parts of fixtures, of one MjData are at rest."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         address = data._address
@@ -65,14 +66,14 @@ class Objects:
         """[nbody] substeps for which an object has been at rest, at most REST_SUBSTEPS."""
         self.geom_body = model.body_weldid[model.geom_bodyid].astype(np.int64)
         self.kind = np.where(model.body_weldid == 0, FIXED, OTHER).astype(np.int64)
-        moves_with_parent = model.body_jntnum[:] == 0
-        for body in range(1, model.nbody):
-            joint = model.body_jntadr[body]
-            descendants = (model.body_rootid == body) & (np.arange(model.nbody) != body)
-            is_single = bool(moves_with_parent[descendants].all())
-            if model.body_jntnum[body] == 1 and model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_FREE and is_single:
-                self.kind[body] = FREE
-        self.free_bodies = np.flatnonzero(self.kind == FREE)
+        jointed = np.flatnonzero(model.body_jntnum)
+        carriers = model.body_weldid[model.body_parentid[jointed]]
+        for body, carrier in zip(jointed, carriers, strict=True):
+            if model.body_jntnum[body] == 1 and carrier == 0 and body not in carriers:
+                is_free = model.jnt_type[model.body_jntadr[body]] == mujoco.mjtJoint.mjJNT_FREE
+                self.kind[body] = FREE if is_free else PART
+        self.sleepers = np.flatnonzero((self.kind == FREE) | (self.kind == PART))
+        """Bodies that can rest."""
         self.first_dof = model.body_dofadr.astype(np.int64)
         self._data = data
         self._masks = self._make_masks(model)
@@ -80,19 +81,15 @@ class Objects:
     def _make_masks(self, model: mujoco.MjModel) -> tuple[tuple[np.ndarray, ...], ...]:
         """Lets everything that moves meet what passes; for geoms, and for bodies, the masks and whose they are."""
         solid = (model.geom_contype > 0) | (model.geom_conaffinity > 0)
-        free = solid & (self.kind[self.geom_body] == FREE)
-        if not ((model.geom_contype[free] == 1) & (model.geom_conaffinity[free] > 0)).all():
-            raise ValueError("an object's geoms use collision masks other than 0 and 1")
         model.geom_conaffinity[solid & (self.kind[self.geom_body] != FIXED)] |= PASSING
-        model.geom_conaffinity[free] = MEETS_ALL
         for body in range(model.nbody):
             geoms = slice(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
             model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[geoms], initial=0)
-        geoms = [np.flatnonzero(free & (self.geom_body == body)) for body in self.free_bodies]
+        geoms = [np.flatnonzero(solid & (self.geom_body == body)) for body in self.sleepers]
         bodies = [np.unique(model.geom_bodyid[members]) for members in geoms]
         return (
-            (model.geom_contype, model.geom_conaffinity, *_flatten(geoms)),
-            (model.body_contype, model.body_conaffinity, *_flatten(bodies)),
+            _awake_masks(model.geom_contype, model.geom_conaffinity, geoms),
+            _awake_masks(model.body_contype, model.body_conaffinity, bodies),
         )
 
     @property
@@ -100,12 +97,13 @@ class Objects:
         """What the compiled functions take."""
         return (
             *(self.num_contacts, self.contacts, _LAYOUT, self.geom_body, self.kind),
-            *(self.free_bodies, self.first_dof, self.resting, self._data.qfrc_applied),
+            *(self.sleepers, self.first_dof, self.resting, self._data.qfrc_applied),
             *self._masks,
         )
 
 
-def _flatten(members: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All members one after the other, and where each group begins and the last one ends; int64."""
-    ends = np.cumsum([0, *(len(group) for group in members)])
-    return np.concatenate([np.zeros(0, dtype=np.int64), *members]), ends
+def _awake_masks(kinds: np.ndarray, partners: np.ndarray, groups: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The model's two masks, all members, where each group begins and the last one ends, and the members' masks."""
+    members = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
+    ends = np.cumsum([0, *(len(group) for group in groups)])
+    return kinds, partners, members, ends, kinds[members], partners[members]
