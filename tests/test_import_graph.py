@@ -18,6 +18,7 @@ PACKAGE = REPOSITORY / "vlarl"
 # Top down. A module belongs to the longest prefix that matches.
 LAYERS = (
     ("vlarl.__main__", "vlarl.cli"),
+    ("vlarl.studies",),
     ("vlarl.recipes",),
     ("vlarl.cluster",),
     ("vlarl.training",),

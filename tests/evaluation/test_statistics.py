@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlarl.evaluation.statistics import mcnemar_p_value, paired_difference_interval, wilson_interval
+from vlarl.evaluation.statistics import (
+    interquartile_mean,
+    interquartile_mean_interval,
+    mcnemar_p_value,
+    mean_interval,
+    paired_bootstrap_interval,
+    paired_difference_interval,
+    smallest_gain,
+    wilson_interval,
+)
 
 
 def pairs(both: int, up: int, down: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,3 +150,40 @@ def test_paired_interval_covers():
 def test_outcomes_must_be_paired(function, before, after):
     with pytest.raises(ValueError, match=f"{before} before, {after} after"):
         function(np.zeros(before, dtype=bool), np.zeros(after, dtype=bool))
+
+
+def test_paired_bootstrap_by_hand():
+    before = np.zeros(100, dtype=bool)
+    after = np.arange(100) < 20
+    # 20 of 100 changed upwards: 0.2 +- 1.96 sqrt(0.2 x 0.8 / 100) = 0.2 +- 0.078.
+    low, high = paired_bootstrap_interval([(before, after)])
+    assert low == pytest.approx(0.122, abs=0.012) and high == pytest.approx(0.278, abs=0.012)
+    # Strata count alike: the mean of +0.2 and -0.2, and half the variance.
+    low, high = paired_bootstrap_interval([(before, after), (after, before)])
+    assert low == pytest.approx(-0.055, abs=0.012) and high == pytest.approx(0.055, abs=0.012)
+    assert paired_bootstrap_interval([(before, before)]) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="not paired"):
+        paired_bootstrap_interval([(before, after[:50])])
+
+
+def test_mean_interval_is_students():
+    # Mean 2, standard deviation 1, t(0.975, 2) = 4.303: 2 +- 4.303 / sqrt(3).
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((-0.484, 4.484), abs=1e-3)
+    assert mean_interval([1.0]) is None
+
+
+def test_interquartile_mean_leaves_out_both_quarters():
+    scores = np.array([[0.0, 0.1], [0.2, 0.4], [0.6, 0.8], [0.9, 1.0]])
+    # Of eight scores the middle four: 0.2, 0.4, 0.6, 0.8.
+    assert interquartile_mean(scores) == pytest.approx(0.5)
+    assert interquartile_mean(np.array([[0.0, 0.0, 1.0, 1.0]])) == 0.5
+    low, high = interquartile_mean_interval(scores)
+    assert 0.0 <= low < 0.5 < high <= 1.0
+    # Runs that agree leave nothing to doubt.
+    assert interquartile_mean_interval(np.full((3, 2), 0.7)) == pytest.approx((0.7, 0.7))
+
+
+def test_smallest_gain():
+    # 2.8 sqrt(0.3 / 100).
+    assert smallest_gain(100, 0.3) == pytest.approx(0.1534, abs=1e-3)
+    assert smallest_gain(400, 0.3) == pytest.approx(smallest_gain(100, 0.3) / 2)

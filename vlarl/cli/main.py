@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sft": ("vlarl.cli.phases", "supervised fine-tuning on demonstrations"),
     "train": ("vlarl.cli.phases", "reinforcement learning (PPO) of a recipe"),
     "evaluate": ("vlarl.cli.evaluate", "success of a policy on the evaluation starts, with intervals"),
+    "study": ("vlarl.cli.study", "test a claim of the method by a grid of runs"),
     "compare": ("vlarl.cli.compare", "paired comparison of runs on the same starts"),
     "reward": ("vlarl.cli.reward", "label trajectories, train and measure a process reward model"),
     "report": ("vlarl.cli.report", "write summary.json and report.html of a run folder"),
@@ -29,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("vlarl.cli.plan", "throughput and best split of 1 to G GPUs, simulated from measured pieces"),
     "doctor": ("vlarl.cli.doctor", "check this machine: versions, rendering, memory, disk"),
 }
-RESUMABLE = ("quickstart", "demos", "sft", "train")
+RESUMABLE = ("quickstart", "demos", "sft", "train", "study")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

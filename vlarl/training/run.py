@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -207,10 +207,10 @@ class Run:
         save_policy(load_policy(source), self.folder.rl_policy)
         write_json(self.folder.train_summary, vars(state) | {"chosen_iteration": chosen, "lost_roles": losses})
 
-    def evaluate(self, stage: Stage) -> dict[str, Evaluation]:
-        """Evaluates a stage's policy on the evaluation starts, greedy and sampled; returns both by mode."""
+    def evaluate(self, stage: Stage, modes: Sequence[str] = MODES) -> dict[str, Evaluation]:
+        """Evaluates a stage's policy on the evaluation starts, greedy and sampled; returns the evaluations by mode."""
         results = {}
-        for mode in MODES:
+        for mode in modes:
             temperature = 0.0 if mode == "greedy" else self.config.ppo.temperature
             results[mode] = self._evaluation(f"{stage}_{mode}", stage, temperature, None)
         return results

@@ -1,0 +1,203 @@
+"""Studies: verdicts by hand, records that cannot be mixed, and a grid of real runs on the toy environment."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vlarl.cli.study import BEGIN, END, main
+from vlarl.errors import UserError
+from vlarl.recipes import toy
+from vlarl.reporting.progress import Console
+from vlarl.reporting.study_page import claims_markdown, render_study, study_markdown
+from vlarl.studies.analysis import FAILS, HOLDS, UNDECIDED, analyse, area_under_curve, judge
+from vlarl.studies.base import Claim, Study, Variant
+from vlarl.studies.records import Record, check_comparable, fingerprint, load_record, save_record
+from vlarl.studies.registry import STUDIES
+from vlarl.studies.runner import run_study, study_configs
+
+STARTS = tuple((task, index) for task in (0, 1) for index in range(10))
+
+
+def record(successes: int, seed: int = 0, **changes) -> Record:
+    """A run that solves the first `successes` of 20 evaluation starts; SFT solved 4."""
+    outcomes = {"sft_greedy": np.arange(20) < 4, "rl_greedy": np.arange(20) < successes}
+    fields = {
+        "fingerprint": f"{successes:04}{seed:04}", "config": {"seed": seed}, "packages": {"torch": "2.13.0"},
+        "outcomes": outcomes, "starts": STARTS, "curve": ((100, 0.2), (400, successes / 20)), "warnings": (),
+        "card": {"env_steps": 400, "core_hours": 0.5, "peak_rss_bytes": 2**30, "wall_seconds": 900.0},
+    }  # fmt: skip
+    return Record(**fields | changes)
+
+
+CLAIM = Claim(text="a beats b", confidence="low", better="a", worse="b")
+SMALL = Study(
+    name="small",
+    question="Does a beat b?",
+    variants=(
+        Variant(name="a", about="as it is"),
+        Variant(name="b", about="hotter", change=lambda c: replace(c, ppo=replace(c.ppo, temperature=1.5))),
+    ),
+    claims=(CLAIM,),
+)
+
+
+def verdict(better: list[int], worse: list[int], claim: Claim = CLAIM) -> dict:
+    records = {("a", s): record(n, s) for s, n in enumerate(better)}
+    return judge(claim, range(len(better)), records | {("b", s): record(n, s) for s, n in enumerate(worse)})
+
+
+def test_a_clear_difference_holds_and_its_reverse_does_not():
+    found = verdict([18, 17, 19], [8, 9, 7])
+    assert found["verdict"] == HOLDS and found["points"] == pytest.approx(50) and found["seeds"] == 3
+    low, high = found["ci95"]
+    # Of 60 paired starts 30 changed upwards: 0.5 +- 1.96 sqrt(0.25 / 60).
+    assert low == pytest.approx(37.3, abs=1.5) and high == pytest.approx(62.7, abs=1.5)
+    assert verdict([8, 9, 7], [18, 17, 19])["verdict"] == FAILS
+
+
+def test_no_difference_fails_the_claim_and_a_small_one_leaves_it_open():
+    assert verdict([12, 12], [12, 12])["verdict"] == FAILS
+    assert verdict([13, 12], [12, 12])["verdict"] == UNDECIDED
+
+
+def test_a_claim_about_curves_needs_two_seeds():
+    claim = replace(CLAIM, metric="curve")
+    # Curves: (100 x 0.2 + 300 x s) / 400.
+    assert area_under_curve(record(10)) == pytest.approx(0.425)
+    one = verdict([18], [8], claim)
+    assert one["verdict"] == UNDECIDED and one["ci95"] is None and one["points"] == pytest.approx(37.5)
+    # Differences 0.375 and 0.3: mean 0.3375, standard error 0.0375, t(0.975, 1) = 12.706.
+    two = verdict([18, 16], [8, 8], claim)
+    assert two["ci95"] == pytest.approx([100 * (0.3375 - 12.706 * 0.0375), 100 * (0.3375 + 12.706 * 0.0375)], abs=0.01)
+    assert two["verdict"] == UNDECIDED
+    assert verdict([18, 18], [8, 8], claim)["verdict"] == HOLDS
+
+
+def test_a_variant_that_crashes_has_lost():
+    crashed = record(0, error="NaN", outcomes={}, starts=())
+    records = {("a", 0): record(10), ("b", 0): crashed}
+    assert judge(CLAIM, [0], records)["verdict"] == HOLDS
+    assert judge(replace(CLAIM, better="b", worse="a"), [0], records)["verdict"] == UNDECIDED
+    analysis = analyse(SMALL, [0, 1], records)
+    assert analysis["crashed"] == [["b", 0, "NaN"]] and analysis["missing"] == [["a", 1], ["b", 1]]
+    page = render_study(analysis, "vlarl study small")
+    assert "crashed (NaN)" in page and "a, seed 1: not run yet" in page
+    assert "| b: hotter | 1, 1 crashed | no run | no run | no run | nothing |" in study_markdown(analysis, "x")
+    assert "b crashed | 1 | holds |" in claims_markdown([(analysis, "x")])
+
+
+def test_claims_name_variants_that_exist():
+    with pytest.raises(UserError, match=r"unknown variant of the study bad 'c'.*Known: a, b"):
+        replace(SMALL, name="bad", claims=(replace(CLAIM, better="c"),))
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    written = record(7, seed=3, warnings=("entropy_collapse",))
+    path = save_record(written, tmp_path)
+    assert path.stat().st_size < 2000
+    read = load_record(tmp_path, written.fingerprint)
+    assert read is not None and load_record(tmp_path, "0" * 16) is None
+    for name, value in vars(written).items():
+        assert name == "outcomes" or getattr(read, name) == value
+    assert all(np.array_equal(read.outcomes[name], written.outcomes[name]) for name in written.outcomes)
+    path.write_text('{"fingerprint": "x"}')
+    with pytest.raises(UserError, match="is no record of a run"):
+        load_record(tmp_path, written.fingerprint)
+
+
+def test_runs_that_cannot_be_compared_are_refused():
+    with pytest.raises(UserError, match=r"other versions \(torch \(2.13.0 -> 2.14.0\)\)"):
+        check_comparable([record(1), record(2, packages={"torch": "2.14.0"})])
+    with pytest.raises(UserError, match="different starts .start 9 of task 1 is in one of them only"):
+        check_comparable([record(1), record(2, starts=STARTS[:-1])])
+    check_comparable([record(1), record(2, error="NaN", starts=())])
+
+
+def test_the_fingerprint_names_what_decides_the_result():
+    config = toy()
+    assert fingerprint(config) == fingerprint(replace(config, keep_last=5, sinks=("jsonl",)))
+    assert fingerprint(config) == fingerprint(replace(config, env=replace(config.env, num_workers=1)))
+    assert fingerprint(config) != fingerprint(replace(config, seed=1))
+    assert fingerprint(config) != fingerprint(replace(config, ppo=replace(config.ppo, gamma=0.9)))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_resolve_for_the_quickstart(name):
+    configs = study_configs(STUDIES[name], "quickstart", [0, 1], iterations=3)
+    assert len(configs) == 2 * len(STUDIES[name].variants)
+    # Distinct variants, the same budget.
+    assert len({fingerprint(config) for config in configs.values()}) == len(configs)
+    assert len({config.ppo.total_iterations for config in configs.values()}) == 1
+
+
+def tiny_toy(_: str):
+    config = toy()
+    ppo = replace(config.ppo, num_iterations=1, rollout_batch_size=4, minibatch_size=8, microbatch_size=8)
+    evaluation = replace(config.evaluation, episodes_per_task=2, probe_episodes_per_task=1, validation_interval=0)
+    return replace(config, env=replace(config.env, num_envs=4, num_workers=1), ppo=ppo, evaluation=evaluation)
+
+
+def test_a_grid_of_runs_shares_sft_and_runs_nothing_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
+    configs = study_configs(SMALL, "toy", [0])
+    records = run_study(configs, tmp_path / "runs", tmp_path / "results", Console(quiet=True))
+    assert len(list((tmp_path / "results").glob("*.json"))) == 2
+    assert len(list((tmp_path / "runs" / "sft").iterdir())) == 1
+    for found in records.values():
+        assert found.outcomes["rl_greedy"].shape == (4,) and len(found.curve) == 2 and found.card["env_steps"] > 0
+    assert records["b", 0].config["ppo"]["temperature"] == 1.5
+    # From the records alone, on any machine.
+    monkeypatch.setattr("vlarl.studies.runner.run_one", lambda *_: pytest.fail("ran a finished run again"))
+    again = run_study(configs, tmp_path / "elsewhere", tmp_path / "results", Console(quiet=True))
+    assert analyse(SMALL, [0], again) == analyse(SMALL, [0], records)
+
+
+def test_a_crashed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
+    from vlarl.errors import NonFiniteError
+    from vlarl.training.run import Run
+
+    train = Run.train
+
+    def crash(run: Run) -> None:
+        train(run)
+        if run.config.ppo.temperature == 1.5:
+            raise NonFiniteError("the loss is NaN")
+
+    monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
+    monkeypatch.setattr(Run, "train", crash)
+    records = run_study(study_configs(SMALL, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
+    assert records["b", 0].error == "the loss is NaN" and records["a", 0].error is None
+
+
+def test_publish_writes_between_the_markers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
+    monkeypatch.setattr("vlarl.cli.study.STUDIES", {"small": SMALL})
+    results, document = tmp_path / "results", tmp_path / "results.md"
+    arguments = ["--publish", "--seeds", "1", "--results", str(results), "--document", str(document)]
+    document.write_text("# Results\n")
+    with pytest.raises(UserError, match="lacks the lines"):
+        main("study", arguments)
+    run_study(study_configs(SMALL, "toy", [0]), tmp_path / "runs", results, Console(quiet=True))
+    document.write_text(f"# Results\n{BEGIN}\nstale\n{END}\nrest\n")
+    assert main("study", arguments) == 0
+    text = document.read_text()
+    assert text.startswith("# Results\n") and text.endswith("rest\n") and "stale" not in text
+    assert "| a beats b | low | small: a minus b |" in text and "vlarl study small --seeds 1" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["ablation"], "Did you mean 'ablations'"), (["ablations", "--seeds", "0"], "--seeds must be at least 1, got 0")],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(UserError, match=message):
+        main("study", arguments)
+
+
+def test_a_table_without_runs_says_what_is_missing(tmp_path, capsys):
+    places = ["--results", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main("study", ["algorithms", "--seeds", "1", "--table", *places]) == 0
+    out = capsys.readouterr().out
+    assert "Not run yet: full seed 0, grpo seed 0, rloo seed 0." in out and "undecided" in out
+    assert "no runs" in (tmp_path / "out" / "algorithms.html").read_text()

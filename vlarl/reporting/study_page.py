@@ -1,0 +1,126 @@
+"""The page of one study, and its tables as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from vlarl.reporting.page import render_page
+from vlarl.reporting.plots import moving_average, percent, smoothing_window
+from vlarl.reporting.svg import Series, color, legend, line_chart, nice_axis, percent_axis
+
+Analysis = Mapping[str, Any]
+
+
+def render_study(analysis: Analysis, command: str) -> str:
+    """Returns a self-contained HTML page of what `vlarl.studies.analysis.analyse` found; `command` remakes it."""
+    curves = [v for v in analysis["variants"] if v["curves"]]
+    return render_page(
+        "study.html.j2",
+        study=analysis,
+        command=command,
+        names=legend([(color(i), v["name"]) for i, v in enumerate(analysis["variants"])]),
+        curve=_learning_curves(analysis["variants"]) if curves else None,
+        rows=[_row(v) for v in analysis["variants"]],
+        claims=[_claim(c) for c in analysis["claims"]],
+    )
+
+
+def study_markdown(analysis: Analysis, command: str) -> str:
+    """The study's section of docs/results.md."""
+    lines = [f"### {analysis['study']}", "", analysis["question"], "", "```", command, "```", ""]
+    lines += ["| variant | runs | SFT | after RL, greedy | curve | monitor warned of |", "|---|---|---|---|---|---|"]
+    for row in (_row(v) for v in analysis["variants"]):
+        cells = (f"{row['name']}: {row['about']}", *(row[key] for key in ("runs", "sft", "final", "area", "warnings")))
+        lines.append(f"| {' | '.join(cells)} |")
+    cards = [v["card"] for v in analysis["variants"] if v["curves"]]
+    if cards:
+        steps, hours = sum(c["env_steps"] for c in cards), sum(c["core_hours"] for c in cards)
+        memory = max(c["peak_rss_bytes"] for c in cards) / 2**30
+        packages = ", ".join(f"{name} {version}" for name, version in cards[0]["packages"].items() if version)
+        lines += ["", f"Seeds {', '.join(map(str, analysis['seeds']))}; {steps:,} env steps, {hours:.1f} core-hours,"
+                      f" {memory:.1f} GiB at most; {packages}."]  # fmt: skip
+    if analysis["missing"]:
+        lines += ["", f"Not run yet: {', '.join(f'{name} seed {seed}' for name, seed in analysis['missing'])}."]
+    lines += [f"\nCrashed: {name} seed {seed} ({error})." for name, seed, error in analysis["crashed"]]
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def claims_markdown(analyses: Sequence[tuple[Analysis, str]]) -> str:
+    """The table of all claims; with every analysis the command that remakes it."""
+    lines = [
+        "| claim | source's confidence | study | difference, points | seeds | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for analysis, _ in analyses:
+        for claim in (_claim(c) for c in analysis["claims"]):
+            lines.append(
+                f"| {claim['claim']} | {claim['confidence']} | {analysis['study']}: {claim['better']} minus"
+                f" {claim['worse']} | {claim['difference']} | {claim['seeds']} | {claim['verdict']} |"
+            )
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _row(variant: Mapping[str, Any]) -> dict[str, str]:
+    area = "no run"
+    if variant["area"] is not None:
+        area = percent(variant["area"])
+        if variant["area_ci95"]:
+            low, high = variant["area_ci95"]
+            area += f" ({percent(max(0.0, low))} to {percent(min(1.0, high))})"
+    return {
+        "name": variant["name"],
+        "about": variant["about"],
+        "runs": f"{variant['runs']}" + (f", {variant['crashed']} crashed" if variant["crashed"] else ""),
+        "sft": _rate(variant["sft"]),
+        "final": _rate(variant["final"]),
+        "area": area,
+        "warnings": ", ".join(variant["warnings"]) or "nothing",
+    }
+
+
+def _rate(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "no run"
+    low, high = value["ci95"]
+    counts = f"{value['successes']}/{value['episodes']}"
+    return f"{percent(value['success_rate'])} of {counts.partition('/')[2]} ({percent(low)} to {percent(high)})"
+
+
+def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
+    if claim["points"] is None:
+        difference = f"{claim['worse']} crashed" if claim["crashed"] else "no runs"
+    elif claim["ci95"] is None:
+        difference = f"{claim['points']:+.1f}, one seed: no interval"
+    else:
+        low, high = claim["ci95"]
+        difference = f"{claim['points']:+.1f} ({low:+.1f} to {high:+.1f})"
+    return {**claim, "difference": difference}
+
+
+def _learning_curves(variants: Sequence[Mapping[str, Any]]) -> Markup:
+    """Mean over the seeds, smoothed, thick, and every seed faintly, against env steps."""
+    series, longest = [], 0.0
+    for i, variant in enumerate(variants):
+        curves = [np.array(curve) for curve in variant["curves"]]
+        if not curves:
+            continue
+        for curve in curves:
+            window = smoothing_window(len(curve))
+            series.append(
+                Series(x=curve[:, 0].tolist(), y=moving_average(curve[:, 1].tolist(), window), css=f"{color(i)} faint")
+            )
+        length = min(len(curve) for curve in curves)
+        steps = np.mean([curve[:length, 0] for curve in curves], axis=0).tolist()
+        mean = np.mean([curve[:length, 1] for curve in curves], axis=0).tolist()
+        smooth = moving_average(mean, smoothing_window(length))
+        series.append(Series(x=steps, y=smooth, css=f"{color(i)} thick", title=variant["name"]))
+        longest = max(longest, *(curve[-1, 0] for curve in curves))
+    return line_chart(
+        series,
+        x=nice_axis(0.0, longest, num_ticks=5, tight=True, label="env steps"),
+        y=percent_axis(),
+        title="Success of the sampled rollouts against env steps: mean over the seeds, and every seed",
+        height=340,
+    )

@@ -1,0 +1,1 @@
+"""Claims of the method, each tested by a declared grid of runs."""

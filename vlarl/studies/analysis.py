@@ -1,0 +1,101 @@
+"""From records to tables and verdicts; pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlarl.evaluation.protocol import rate
+from vlarl.evaluation.statistics import interquartile_mean, mean_interval, paired_bootstrap_interval
+from vlarl.studies.base import Claim, Study
+from vlarl.studies.records import Record
+
+Records = Mapping[tuple[str, int], Record]
+"""(variant, seed) -> record."""
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+FINAL = "rl_greedy"
+MARGIN = 0.02
+"""A gain of less than two points counts as none."""
+
+
+def analyse(study: Study, seeds: Sequence[int], records: Records) -> dict[str, Any]:
+    """JSON-able: per variant its success and learning curve, per claim its verdict, and the runs that are missing."""
+    return {
+        "study": study.name,
+        "question": study.question,
+        "seeds": list(seeds),
+        "variants": [_variant(v.name, v.about, seeds, records) for v in study.variants],
+        "claims": [judge(claim, seeds, records) for claim in study.claims],
+        "missing": [[v.name, s] for v in study.variants for s in seeds if (v.name, s) not in records],
+        "crashed": [[v, s, record.error] for (v, s), record in sorted(records.items()) if record.error is not None],
+    }
+
+
+def area_under_curve(record: Record) -> float:
+    """Success of the rollouts, averaged over the env steps of training; in [0, 1]."""
+    steps = np.diff([0, *(at for at, _ in record.curve)])
+    return float(np.average([success for _, success in record.curve], weights=steps))
+
+
+def judge(claim: Claim, seeds: Sequence[int], records: Records) -> dict[str, Any]:
+    """The difference better - worse with its 95 % interval, and what it says of the claim.
+
+    A claim holds where the interval is above zero, does not hold where all of it is below MARGIN.
+    A variant that crashed has lost to one that did not.
+    """
+    pairs = [(records.get((claim.better, s)), records.get((claim.worse, s))) for s in seeds]
+    present = [(better, worse) for better, worse in pairs if better and worse]
+    result: dict[str, Any] = {"claim": claim.text, "confidence": claim.confidence, "metric": claim.metric}
+    result |= {"better": claim.better, "worse": claim.worse, "seeds": len(present), "crashed": 0}
+    finished = [(b, w) for b, w in present if b.error is None and w.error is None]
+    result["crashed"] = sum(w.error is not None and b.error is None for b, w in present)
+    if not finished:
+        verdict = HOLDS if result["crashed"] and result["crashed"] == len(present) else UNDECIDED
+        return result | {"points": None, "ci95": None, "verdict": verdict}
+    if claim.metric == "final":
+        differences = [float(b.outcomes[FINAL].mean() - w.outcomes[FINAL].mean()) for b, w in finished]
+        interval = paired_bootstrap_interval([(w.outcomes[FINAL], b.outcomes[FINAL]) for b, w in finished])
+    else:
+        differences = [area_under_curve(b) - area_under_curve(w) for b, w in finished]
+        interval = mean_interval(differences)
+    points = 100 * float(np.mean(differences))
+    if interval is None:
+        return result | {"points": points, "ci95": None, "verdict": UNDECIDED}
+    low, high = interval
+    verdict = HOLDS if low > 0 else FAILS if high < MARGIN else UNDECIDED
+    return result | {"points": points, "ci95": [100 * low, 100 * high], "verdict": verdict}
+
+
+def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> dict[str, Any]:
+    found = [records[name, s] for s in seeds if (name, s) in records]
+    finished = [record for record in found if record.error is None]
+    row: dict[str, Any] = {"name": name, "about": about, "runs": len(found), "crashed": len(found) - len(finished)}
+    row["warnings"] = sorted({kind for record in found for kind in record.warnings})
+    if not finished:
+        return row | {"sft": None, "final": None, "iqm": None, "area": None, "area_ci95": None, "curves": []}
+    areas = [area_under_curve(record) for record in finished]
+    interval = mean_interval(areas)
+    return row | {
+        "sft": rate(np.concatenate([record.outcomes["sft_greedy"] for record in finished])),
+        "final": rate(np.concatenate([record.outcomes[FINAL] for record in finished])),
+        "iqm": interquartile_mean(np.array([_per_task(record) for record in finished])),
+        "area": float(np.mean(areas)),
+        "area_ci95": None if interval is None else list(interval),
+        "curves": [[list(point) for point in record.curve] for record in finished],
+        "card": _card(finished),
+    }
+
+
+def _per_task(record: Record) -> list[float]:
+    tasks = np.array([task for task, _ in record.starts])
+    return [float(record.outcomes[FINAL][tasks == task].mean()) for task in np.unique(tasks)]
+
+
+def _card(records: Sequence[Record]) -> dict[str, Any]:
+    cards = [record.card for record in records]
+    return {
+        "env_steps": sum(card["env_steps"] for card in cards),
+        "core_hours": sum(card["core_hours"] for card in cards),
+        "peak_rss_bytes": max(card["peak_rss_bytes"] for card in cards),
+        "packages": dict(records[0].packages),
+    }

@@ -1,0 +1,70 @@
+"""What a study is: variants of one configuration, and claims about pairs of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from vlarl.configs.training import TrainConfig
+from vlarl.errors import unknown_name
+
+Metric = Literal["final", "curve"]
+"""final: greedy success on the evaluation starts after RL, starts and seeds paired; curve: success of the rollouts,
+averaged over the env steps of training, seeds paired."""
+Confidence = Literal["high", "medium", "low", "stated", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One column of the grid: what is changed in the configuration."""
+
+    name: str
+    about: str
+    """What it is, for the table."""
+    change: Callable[[TrainConfig], TrainConfig] = lambda config: config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """`better` is above `worse` in `metric`; the verdict follows from the difference's 95 % interval."""
+
+    text: str
+    confidence: Confidence
+    """How sure the source is; none: it does not say so."""
+    better: str
+    worse: str
+    metric: Metric = "final"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A declared grid: every variant with every seed.
+
+    Raises:
+        UserError: a claim about a variant that the study lacks.
+    """
+
+    name: str
+    question: str
+    variants: tuple[Variant, ...]
+    claims: tuple[Claim, ...]
+    configure: Callable[[TrainConfig], TrainConfig] = lambda config: config
+    """What all variants share, made from the recipe (tasks, budget)."""
+
+    def __post_init__(self) -> None:
+        for claim in self.claims:
+            self.variant(claim.better), self.variant(claim.worse)
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = {variant.name: variant for variant in self.variants}
+        if name not in found:
+            raise unknown_name(f"variant of the study {self.name}", name, found)
+        return found[name]
+
+    def config(self, recipe: TrainConfig, variant: Variant) -> TrainConfig:
+        """The resolved configuration of one run; the recipe brings the seed."""
+        return variant.change(self.configure(recipe))

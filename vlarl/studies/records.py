@@ -1,0 +1,153 @@
+"""One small JSON file per finished run: all that the tables need, so that work goes on on another machine."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlarl.configs.training import TrainConfig
+from vlarl.errors import UserError
+from vlarl.evaluation.protocol import Evaluation
+from vlarl.system import CARD_PACKAGES, package_version
+from vlarl.training.run_folder import RunFolder, differing_keys, read_json, write_json
+
+MAX_BYTES = 100_000
+"""Of one record; they are committed."""
+NO_INFLUENCE = ("sinks", "keep_last", "checkpoint_interval", "learner_threads")
+"""Settings that do not change what a run learns (threads: up to rounding)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished or crashed run."""
+
+    fingerprint: str
+    config: Mapping[str, Any]
+    packages: Mapping[str, str | None]
+    """Versions of the packages that affect results."""
+    outcomes: Mapping[str, np.ndarray]
+    """Evaluation's name -> success [episodes] bool, in the order of `starts`."""
+    starts: tuple[tuple[int, int], ...]
+    """Task and index of the evaluation starts."""
+    curve: tuple[tuple[int, float], ...]
+    """Env steps so far and success of the iteration's rollouts."""
+    warnings: tuple[str, ...]
+    """What the monitor warned of."""
+    card: Mapping[str, Any]
+    """Env steps, core-hours, peak memory, machine."""
+    error: str | None = None
+    """Why the run crashed."""
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.config["seed"]
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """Names a run by its resolved configuration; 16 hexadecimal digits."""
+    settings = {key: value for key, value in config.as_dict().items() if key not in NO_INFLUENCE}
+    # Neither slots nor workers change an episode's outcome.
+    settings["env"] = {k: v for k, v in settings["env"].items() if k not in ("num_workers", "render_gpus")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def present_packages() -> dict[str, str | None]:
+    """Versions of the packages that affect results, of this machine."""
+    return {name: package_version(name) for name in CARD_PACKAGES}
+
+
+def make_record(config: TrainConfig, folder: RunFolder, error: str | None = None) -> Record:
+    """Reads the record of a run from its folder."""
+    evaluations = {}
+    if error is None:
+        evaluations = {name: Evaluation.load(folder.evaluation(name)) for name in ("sft_greedy", "rl_greedy")}
+    episodes = next(iter(evaluations.values())).episodes if evaluations else ()
+    history = folder.history()
+    ledger = read_json(folder.phases)
+    seconds = sum(ledger["seconds"].values())
+    warnings = read_json(folder.train_summary)["warnings"] if folder.train_summary.is_file() else []
+    return Record(
+        fingerprint=fingerprint(config),
+        config=config.as_dict(),
+        packages=present_packages(),
+        outcomes={name: evaluation.successes for name, evaluation in evaluations.items()},
+        starts=tuple((e.start.task_id, e.start.index) for e in episodes),
+        curve=tuple((int(row["env_steps"]), float(row["charts/success_rate"])) for row in history),
+        warnings=tuple(sorted({warning["code"] for warning in warnings})),
+        card={
+            "env_steps": int(history[-1]["env_steps"]) if history else 0,
+            "wall_seconds": seconds,
+            "core_hours": seconds * config.learner_threads / 3600,
+            "peak_rss_bytes": ledger["peak_rss_bytes"],
+        },
+        error=error,
+    )
+
+
+def save_record(record: Record, folder: Path) -> Path:
+    """Writes the record, atomically.
+
+    Raises:
+        UserError: it is larger than what may be committed.
+    """
+    raw = vars(record) | {
+        "outcomes": {name: "".join("01"[int(s)] for s in values) for name, values in record.outcomes.items()}
+    }
+    size = len(json.dumps(raw))
+    if size > MAX_BYTES:
+        raise UserError(f"the record of run {record.fingerprint} takes {size} bytes, more than {MAX_BYTES}")
+    path = folder / f"{record.fingerprint}.json"
+    write_json(path, raw)
+    return path
+
+
+def load_record(folder: Path, name: str) -> Record | None:
+    """The record of the run with that fingerprint, or None.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    raw = read_json(path)
+    try:
+        return Record(
+            **raw
+            | {
+                "outcomes": {k: np.array([c == "1" for c in v], dtype=bool) for k, v in raw["outcomes"].items()},
+                "starts": tuple((task, index) for task, index in raw["starts"]),
+                "curve": tuple((steps, rate) for steps, rate in raw["curve"]),
+                "warnings": tuple(raw["warnings"]),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is no record of a run ({error}): delete it, the study runs it again") from error
+
+
+def check_comparable(records: Iterable[Record]) -> None:
+    """Refuses to mix runs that were made with other packages or evaluated on other starts.
+
+    Raises:
+        UserError: names the first difference.
+    """
+    finished = [record for record in records if record.error is None]
+    for record in finished[1:]:
+        first = finished[0]
+        packages = differing_keys(dict(first.packages), dict(record.packages))
+        if packages:
+            raise UserError(
+                f"runs {first.fingerprint} and {record.fingerprint} were made with other versions"
+                f" ({', '.join(packages)}): their figures cannot be mixed; delete one of them, the study runs it again"
+            )
+        if first.starts != record.starts:
+            task, index = min(set(first.starts) ^ set(record.starts))
+            raise UserError(
+                f"runs {first.fingerprint} and {record.fingerprint} were evaluated on different starts (start {index}"
+                f" of task {task} is in one of them only): their figures cannot be mixed"
+            )

@@ -1,0 +1,18 @@
+"""The studies by name."""
+
+from vlarl.errors import unknown_name
+from vlarl.studies import ablations, algorithms, curriculum
+from vlarl.studies.base import Study
+
+STUDIES: dict[str, Study] = {study.name: study for study in (ablations.STUDY, algorithms.STUDY, curriculum.STUDY)}
+
+
+def find_study(name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+        UserError: there is none; the nearest is named.
+    """
+    if name not in STUDIES:
+        raise unknown_name("study", name, STUDIES)
+    return STUDIES[name]

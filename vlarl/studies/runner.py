@@ -1,0 +1,105 @@
+"""Makes the runs of a study that have no record yet; SFT is shared by all that start from the same."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vlarl.configs.training import TrainConfig
+from vlarl.errors import NonFiniteError
+from vlarl.recipes import make_recipe
+from vlarl.reporting.progress import Console
+from vlarl.studies.base import Study, Variant
+from vlarl.studies.records import Record, check_comparable, fingerprint, load_record, make_record, save_record
+from vlarl.training.run import Run
+from vlarl.training.run_folder import RunFolder
+
+
+def study_configs(
+    study: Study, recipe: str, seeds: Sequence[int], iterations: int | None = None
+) -> dict[tuple[str, int], TrainConfig]:
+    """(variant, seed) -> resolved configuration; `iterations` replaces the recipe's number of PPO iterations."""
+    configs = {}
+    # Seed by seed: what is there first compares all variants.
+    for seed in seeds:
+        base = replace(make_recipe(recipe), seed=seed)
+        if iterations is not None:
+            base = replace(base, ppo=replace(base.ppo, num_iterations=iterations))
+        for variant in study.variants:
+            configs[variant.name, seed] = study.config(base, variant)
+    return configs
+
+
+def find_records(configs: dict[tuple[str, int], TrainConfig], results: Path) -> dict[tuple[str, int], Record]:
+    """The records that exist.
+
+    Raises:
+        UserError: runs that cannot be compared.
+    """
+    found = {key: load_record(results, fingerprint(config)) for key, config in configs.items()}
+    records = {key: record for key, record in found.items() if record is not None}
+    check_comparable(records.values())
+    return records
+
+
+def run_study(
+    configs: dict[tuple[str, int], TrainConfig], output: Path, results: Path, console: Console
+) -> dict[tuple[str, int], Record]:
+    """Makes every missing run, each resumable, and returns all records. A crashed run is recorded as such."""
+    records = find_records(configs, results)
+    for number, ((variant, seed), config) in enumerate(configs.items(), 1):
+        # Variants may come to the same configuration, and studies share runs.
+        known = records.get((variant, seed)) or load_record(results, fingerprint(config))
+        if known is None:
+            console.line(f"run {number} of {len(configs)}: {variant}, seed {seed} ({fingerprint(config)})")
+            known = run_one(config, output, console)
+            save_record(known, results)
+        records[variant, seed] = known
+    check_comparable(records.values())
+    return records
+
+
+def run_one(config: TrainConfig, output: Path, console: Console) -> Record:
+    """One run from SFT to its evaluation; an interrupted one goes on."""
+    folder = RunFolder(output / "runs" / fingerprint(config))
+    if not folder.sft_policy.is_dir():
+        _copy_sft(_shared_sft(config, output, console), folder, config, console)
+    error = None
+    with Run(folder, config, console) as run:
+        try:
+            run.train()
+            run.evaluate("rl", modes=("greedy",))
+        except NonFiniteError as failure:
+            console.line(f"crashed: {failure}")
+            error = str(failure)
+    return make_record(config, folder, error)
+
+
+def _shared_sft(config: TrainConfig, output: Path, console: Console) -> RunFolder:
+    """The run folder of the SFT that this configuration starts from, trained and evaluated once."""
+    start = replace(
+        make_recipe(config.recipe),
+        **{name: getattr(config, name) for name in ("seed", "exact", "env", "policy", "demonstrations", "sft")},
+        evaluation=config.evaluation,
+    )
+    folder = RunFolder(output / "sft" / fingerprint(start))
+    with Run(folder, start, console) as run:
+        run.train_sft()
+        run.evaluate("sft", modes=("greedy",))
+    return folder
+
+
+def _copy_sft(source: RunFolder, folder: RunFolder, config: TrainConfig, console: Console) -> None:
+    # Claims the folder; the policy goes last and complete, since it is what a resumed run looks for.
+    with Run(folder, config, console):
+        pass
+    shutil.copytree(source.evaluations, folder.evaluations, dirs_exist_ok=True)
+    part = folder.sft_policy.with_name("policy.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source.sft_policy, part)
+    part.rename(folder.sft_policy)
+
+
+def missing(study: Study, seeds: Sequence[int], records: dict[tuple[str, int], Record]) -> list[tuple[Variant, int]]:
+    """Runs without a record."""
+    return [(v, s) for v in study.variants for s in seeds if (v.name, s) not in records]
