@@ -30,7 +30,7 @@ class QuickstartSuite:
 
 
 QUICKSTART_SUITES: dict[str, QuickstartSuite] = {
-    "libero_goal": QuickstartSuite((6, 8), 136, 10),
+    "libero_goal": QuickstartSuite((1, 8), 136, 10),
     "libero_object": QuickstartSuite((0, 8), 184, 12),
     "libero_spatial": QuickstartSuite((0,), 160, 20),
 }

@@ -132,6 +132,20 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EpisodeTrace:
+    """How a failed episode went, one row per env step: of the first part of the goal that was not met at its end."""
+
+    distance: np.ndarray
+    """[T] metres from the grip site to the nearest solid part of what is to be moved (an object, a drawer, a knob)."""
+    height: np.ndarray
+    """[T] metres of an object above where it was at the start; 0 for what turns or slides."""
+    closing: np.ndarray
+    """[T] bool, whether the action commands the gripper to close."""
+    is_carried: bool
+    """Whether the goal asks for an object at a place; otherwise for a joint's position."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
     """Outcome of one evaluation episode."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vlarl.configs.env import EnvConfig
-from vlarl.envs.libero.env import make_environments, make_spec, prepare, replay_frames
+from vlarl.envs.libero.env import make_environments, make_spec, prepare, replay_frames, trace_episode
 from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.tasks import load_task, parse_goal
 from vlarl.errors import UserError
@@ -140,6 +140,23 @@ def test_replay_shows_the_same_end(slots):
     slots[0].reset(TRAIN)
     last = slots[0].step(actions).observation.image
     assert np.array_equal(frames[-1], last)
+
+
+@pytest.mark.libero
+def test_a_trace_measures_the_hand_from_the_bowl():
+    actions = np.zeros((20, 7), np.float32)
+    # Down, with the gripper closing from the eleventh step on.
+    actions[:, 2], actions[10:, 6] = -0.5, 1.0
+    trace = trace_episode(CONFIG, TRAIN, actions)
+    assert trace.is_carried and trace.closing.tolist() == [False] * 10 + [True] * 10
+    slot = make_environments(CONFIG, 1)[0]
+    slot.begin(TRAIN)
+    for distance, height, action in zip(trace.distance, trace.height, actions, strict=True):
+        slot.step_once(action)
+        to_root = np.linalg.norm(slot.object_position("akita_black_bowl_1") - slot.ee_position)
+        # The bowl's walls are up to 7 cm from its root, and never farther from the hand than that.
+        assert to_root - 0.08 < distance < to_root + 0.08 and abs(height) < 1e-3
+    assert trace.distance[-1] < trace.distance[0] - 0.05
 
 
 @pytest.mark.libero

@@ -187,3 +187,16 @@ def test_bad_folders(tmp_path, run_folder):
     (run_folder / "summary.json").write_text("{")
     with pytest.raises(UserError, match="summary.json is damaged"):
         write_report(run_folder)
+
+
+def test_failures_are_counted_by_segment(run_folder):
+    counts = {"sft": {"grasp missed": 15, "dropped": 6}, "rl": {"grasp missed": 4, "dropped": 0}}
+    video = {"file": "task_1_start_03.mp4", "stage": "sft", "kind": "dropped", "task_id": 1, "start_index": 3}
+    (run_folder / "failures.json").write_text(json.dumps({"counts": counts, "videos": [video]}))
+    assert "failures" in sections(run_folder)
+    text = text_of(run_folder)
+    assert "<tr><td>grasp missed</td><td>15</td><td>4</td></tr>" in text
+    assert "SFT: dropped" in text and text.count("<video") == 3
+    (run_folder / "videos" / video["file"]).unlink()
+    with pytest.raises(UserError, match="is missing"):
+        write_report(run_folder)

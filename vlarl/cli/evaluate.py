@@ -10,6 +10,7 @@ from vlarl.configs.env import EnvConfig, RenderProfile, Stepping
 from vlarl.envs.base import environment_module, make_spec
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError
+from vlarl.evaluation.failures import count_failures
 from vlarl.evaluation.protocol import Evaluation, compare, evaluate
 from vlarl.inference.local import LocalGenerator
 from vlarl.policies.checkpoint import load_policy
@@ -18,6 +19,7 @@ from vlarl.recipes import openvla_env, quickstart
 from vlarl.reporting.progress import Console
 from vlarl.rollout.collector import Collector
 from vlarl.system import require_rendering
+from vlarl.training.failures import classify_failures
 from vlarl.training.run_folder import load_env_config
 
 
@@ -52,6 +54,8 @@ class EvaluateOptions:
     """File for every episode's outcome, JSON."""
     compare: Path | None = None
     """Such a file of another policy: prints the paired comparison (this policy minus that one)."""
+    failures: bool = False
+    """Replay the failed episodes and count them by segment of the task (`vlarl report RUN --failures` adds videos)."""
     expect: float | None = None
     """Published success rate, percent: says whether ours agrees (is the figure in our 95 % interval?)."""
     json: bool = False
@@ -78,7 +82,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     with VectorEnv(config) as envs:
         total = options.episodes * len(config.task_ids)
         with console.episodes(f"evaluation of {options.policy}", total) as progress:
-            result, _ = evaluate(
+            result, actions = evaluate(
                 Collector(envs, config.replan_steps),
                 LocalGenerator(policy, options.temperature or 1.0),
                 spec,
@@ -91,6 +95,9 @@ def main(command: str, argv: Sequence[str]) -> int:
     if options.output:
         result.save(options.output)
     summary: dict[str, Any] = {"task_suite": config.task_suite} | result.summary()
+    if options.failures:
+        kinds = classify_failures(config, result, actions, console)
+        summary["failures"] = count_failures(kinds.values())
     if other is not None:
         summary["comparison"] = compare(other, result)
     if options.expect is not None:
@@ -135,6 +142,8 @@ def _table(summary: dict[str, Any], instructions: dict[int, str]) -> list[str]:
     lines = [f"{'task':<60} {'success':>8} {'rate':>7}   95 % interval"]
     lines += [line(f"{t} {text}"[:60], summary["per_task"][str(t)]) for t, text in sorted(instructions.items())]
     lines.append(line(summary["task_suite"], summary))
+    if "failures" in summary:
+        lines.append("failed: " + ", ".join(f"{kind} {count}" for kind, count in summary["failures"].items()))
     if "expected" in summary:
         expected = summary["expected"]
         low, high = (f"{bound:.1%}" for bound in summary["ci95"])

@@ -10,8 +10,8 @@ from importlib import import_module
 from vlarl import __version__
 from vlarl.errors import EXIT_INTERRUPTED, UserError, unknown_name
 
-# Threads that wait spin for milliseconds by default, and take the cores from the simulator's processes; those that sleep
-# at once make SFT's small batches as slow as one thread. A short spin does neither. Read when torch is loaded.
+# Waiting threads spin for milliseconds by default, and take the cores from the simulator's processes; asleep at once,
+# they make SFT's small batches as slow as one thread. A short spin does neither. Read when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -5,6 +5,8 @@ A registered module has
     make_spec(config) -> EnvSpec              cheap; raises UserError for an unknown suite or task
     make_environments(config, num_slots)      in a worker process: `num_slots` Environment objects, sharing what can be
     replay_frames(config, start, actions, size=256, every=1)      frames [F, size, size, 3] of an episode for a video
+
+An environment that can tell failures apart also has trace_episode(config, start, actions) -> EpisodeTrace.
 """
 
 from collections.abc import Callable, Mapping

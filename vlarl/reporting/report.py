@@ -66,6 +66,7 @@ def render(files: RunFiles) -> str:
         curriculum=_curriculum(files),
         health=_health(files),
         probes=_probes(files.summary),
+        failures=_failures(files),
         warnings=files.summary.get("warnings"),
         sft=_sft(files),
         times=_times(files),
@@ -233,6 +234,23 @@ def _probes(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     normal = rates["normal"]["success_rate"]
     drops = [(name, _points(100 * (rates[key]["success_rate"] - normal))) for key, name, _ in present[1:]]
     return {"bars": plots.rate_bars([rate_bar(name, css, rates[key]) for key, name, css in present]), "drops": drops}
+
+
+def _failures(files: RunFiles) -> dict[str, Any] | None:
+    if not files.failures:
+        return None
+    counts = files.failures["counts"]
+    rows = [(kind, counts["sft"][kind], counts["rl"][kind]) for kind in counts["sft"]]
+    names = {key: name for key, name, _ in STAGES}
+    videos = [
+        {
+            **entry,
+            "title": f"{names[entry['stage']]}: {entry['kind']}",
+            "instruction": files.instruction(str(entry["task_id"])),
+        }
+        for entry in files.failures["videos"]
+    ]
+    return {"rows": rows, "videos": videos}
 
 
 def _sft(files: RunFiles) -> dict[str, Any] | None:

@@ -23,6 +23,8 @@ class RunFiles:
     sft_rows: Sequence[Mapping[str, Any]]
     videos: Sequence[Mapping[str, Any]]
     """videos/index.json, each entry with `data`, the file in base64."""
+    failures: Mapping[str, Any]
+    """failures.json, each of its videos with `data`."""
 
     @property
     def task_ids(self) -> list[str]:
@@ -43,6 +45,7 @@ def load_run_files(folder: Path) -> RunFiles:
     """
     metrics, sft_metrics, index = folder / "metrics.jsonl", folder / "sft_metrics.jsonl", folder / "videos/index.json"
     summary, config = _read_json(folder / "summary.json"), _read_json(folder / "config.json")
+    failures = _read_json(folder / "failures.json")
     if not summary and not config:
         raise UserError(f"{folder} holds no run: make one with `vlarl quickstart --output {folder}`")
     return RunFiles(
@@ -51,8 +54,13 @@ def load_run_files(folder: Path) -> RunFiles:
         config=config,
         rows=read_jsonl(metrics) if metrics.is_file() else [],
         sft_rows=read_jsonl(sft_metrics) if sft_metrics.is_file() else [],
-        videos=[entry | {"data": _base64(folder / "videos" / entry["file"])} for entry in _read_json(index, [])],
+        videos=_with_data(folder, _read_json(index, [])),
+        failures=failures | {"videos": _with_data(folder, failures["videos"])} if failures else {},
     )
+
+
+def _with_data(folder: Path, videos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{**entry, "data": _base64(folder / "videos" / entry["file"])} for entry in videos]
 
 
 def _read_json(path: Path, missing: Any = None) -> Any:  # noqa: ANN401 - any JSON value

@@ -107,6 +107,11 @@ class RunFolder:
         return self.root / "videos"
 
     @property
+    def failures(self) -> Path:
+        """Failed episodes by segment of the task, before and after RL."""
+        return self.root / "failures.json"
+
+    @property
     def suspicious_videos(self) -> Path:
         """Episodes that earned process reward without success, saved when the monitor warns."""
         return self.root / "suspicious_videos"

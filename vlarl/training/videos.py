@@ -57,13 +57,22 @@ def write_comparisons(
 
 
 def _replay(folder: RunFolder, config: TrainConfig, name: str, start: Start) -> np.ndarray:
+    executed = load_actions(folder, name, start)
+    return environment_module(config.env.name).replay_frames(config.env, start, executed, every=EVERY)
+
+
+def load_actions(folder: RunFolder, name: str, start: Start) -> np.ndarray:
+    """The actions [T, action_dim] that an evaluation executed from a start.
+
+    Raises:
+        UserError: they are missing or damaged.
+    """
     path = folder.actions(name)
     try:
         with np.load(path, allow_pickle=False) as actions:
-            executed = actions[f"{start.task_id}_{start.index}"]
+            return actions[f"{start.task_id}_{start.index}"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{path} is missing or damaged ({error}): delete {folder.evaluation(name)}, then the same command"
             " evaluates again"
         ) from error
-    return environment_module(config.env.name).replay_frames(config.env, start, executed, every=EVERY)

@@ -22,9 +22,10 @@ from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.simulation import Scene, Simulation
 from vlarl.envs.libero.starts import NO_MOTION, NUM_STARTS
 from vlarl.envs.libero.tasks import SETTLE_STEPS, STEP_LIMITS, LiberoTask, load_task
+from vlarl.envs.libero.tracing import trace
 from vlarl.envs.render_devices import check_gpus
 from vlarl.errors import MissingSystemLibraryError, UserError
-from vlarl.types import Start
+from vlarl.types import EpisodeTrace, Start
 
 ACTION_DIM = 7
 
@@ -289,7 +290,7 @@ def replay_frames(
 
     The first frame is the start, then one after every `every` steps, and the last step's.
     """
-    environment = LiberoEnvironment(config, {start.task_id: _load_shared(config, start.task_id)})
+    environment = _make_one(config, start)
     environment.reset(start)
     frames = [environment.render(size)]
     for step, action in enumerate(actions, start=1):
@@ -297,3 +298,15 @@ def replay_frames(
         if step % every == 0 or step == len(actions):
             frames.append(environment.render(size))
     return np.stack(frames)
+
+
+def trace_episode(config: EnvConfig, start: Start, actions: Sequence[np.ndarray] | np.ndarray) -> EpisodeTrace:
+    """Repeats a failed episode from its actions [T, 7] and returns how it went."""
+    environment = _make_one(config, start)
+    environment.begin(start)
+    environment.simulation.activate()
+    return trace(environment.simulation, actions)
+
+
+def _make_one(config: EnvConfig, start: Start) -> LiberoEnvironment:
+    return LiberoEnvironment(config, {start.task_id: _load_shared(config, start.task_id)})

@@ -106,6 +106,18 @@ def goal_reached(goal: list[dict[str, Any]], model: mujoco.MjModel, data: mujoco
     return all(_holds(predicate, model, data) for predicate in goal)
 
 
+def unmet_goals(goal: list[dict[str, Any]], model: mujoco.MjModel, data: mujoco.MjData) -> list[int]:
+    """Numbers of the predicates that do not hold in the last computed kinematics and contacts."""
+    return [number for number, predicate in enumerate(goal) if not _holds(predicate, model, data)]
+
+
+def goal_body(predicate: dict[str, Any], model: mujoco.MjModel) -> int:
+    """The body that a predicate is about: the object, or the part on the first of the joints."""
+    if "joints" not in predicate:
+        return predicate["object"]
+    return int(model.jnt_bodyid[np.flatnonzero(model.jnt_qposadr == predicate["joints"][0])[0]])
+
+
 def joints_pass(predicate: dict[str, Any], qpos: np.ndarray) -> bool:
     """True if the joints of a predicate from `JOINT_TESTS` are beyond its bound; qpos [nq]."""
     positions = qpos[predicate["joints"]]
