@@ -19,6 +19,8 @@ def make_history(length=12, *, warmup=2, tasks=(0.5, 0.5), **curves):
         "charts/reward": lambda i: 0.4 + 0.04 * i,
         "charts/process_reward": lambda i: 0.0,
         "rollout/entropy": lambda i: 0.5 - 0.01 * i,
+        "rollout/logprob_drift": lambda i: 1e-5,
+        "rollout/staleness": lambda i: 0,
         "losses/policy_loss": lambda i: -0.01,
     }
     curves = {name.replace("__", "/"): curve for name, curve in curves.items()}
@@ -54,6 +56,15 @@ def test_episode_length_rising():
     assert (warning.code, warning.iteration) == ("episode_length_rising", 2 + 5)
     assert "from 102 to 122" in warning.message
     assert "ppo.learning_rate" in warning.advice
+
+
+def test_logprobs_that_drift_apart():
+    history = make_history(rollout__logprob_drift=lambda i: 1.1 if i in (3, 4) else 0.05)
+    (warning,) = warnings_of(history)
+    assert (warning.code, warning.iteration) == ("logprob_drift", 2 + 3)
+    assert "1.10 nats" in warning.message
+    # Older weights are another distribution.
+    assert codes(make_history(rollout__logprob_drift=lambda i: 1.1, rollout__staleness=lambda i: 1)) == []
 
 
 def test_process_reward_rises_without_success():

@@ -28,6 +28,9 @@ class MonitorConfig:
     """Above this success rate a flat curve is no failure."""
     process_reward_rise: float = 0.03
     """Warn when the process reward per episode rises by this while success rises by less than flat_change."""
+    logprob_drift: float = 0.5
+    """Warn when the generator's log-prob of a token is this far from the learner's, nats, with the newest weights. Half
+    precisions differ by a few hundredths; a cache of older weights was seen to be off by more than 1."""
     concentrated_share: float = 0.8
     """Sampling is concentrated when the more sampled half of the tasks gets at least this share (of two, one task)."""
 
@@ -40,5 +43,5 @@ class MonitorConfig:
             )
         shares = ("episode_length_rise", "entropy_fraction", "flat_change", "solved_success", "concentrated_share")
         thresholds = (*shares, "process_reward_rise")
-        require_positive(self, "monitor", *thresholds)
+        require_positive(self, "monitor", *thresholds, "logprob_drift")
         require_share(self, "monitor", *thresholds)

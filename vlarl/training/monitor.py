@@ -34,6 +34,7 @@ class Monitor:
             self._entropy,
             self._flat,
             self._reward_hacking,
+            self._drift,
         )
 
     def check(self, history: Sequence[Row]) -> list[MonitorWarning]:
@@ -132,6 +133,19 @@ class Monitor:
             f" {success[0]:.2f} to {success[1]:.2f}.",
             "Look at the episode in suspicious_videos: if it pleases the reward model without getting further, use"
             " process_reward.mode potential, a lower process_reward.weight, or failures in the reward model's data.",
+        )
+
+    def _drift(self, history: Sequence[Row]) -> MonitorWarning | None:
+        row = history[-1]
+        # Older weights are expected to differ.
+        if row["rollout/staleness"] or row["rollout/logprob_drift"] <= self._config.logprob_drift:
+            return None
+        return MonitorWarning(
+            "logprob_drift",
+            row["iteration"],
+            f"The generator's log-prob of a token is {row['rollout/logprob_drift']:.2f} nats from the learner's.",
+            "It may decode with other weights or a stale cache: try the local generator. PPO goes on with the learner's"
+            " own log-probs.",
         )
 
 
