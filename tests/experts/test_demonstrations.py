@@ -135,9 +135,9 @@ def test_published_demonstrations_take_the_place_of_the_experts(tmp_path):
     name = load_task("libero_90", 0).name
     write_published(tmp_path / "from" / f"{name}_demo.hdf5", episodes=3)
     settings = DemonstrationConfig(episodes_per_task=2, source=str(tmp_path / "from"))
-    summary = collect_demonstrations(config, settings, 0, tmp_path / "to", lambda line: None)
+    summary = collect_demonstrations(config, settings, tmp_path / "to", lambda line: None)
     assert summary["0"]["successes"] == 2
     episodes = read_demonstrations(tmp_path / "to" / summary["0"]["file"])
     assert len(episodes) == 2 and episodes[0].instruction == load_task("libero_90", 0).instruction
     with pytest.raises(UserError, match="holds 3 demonstrations, 9 are wanted"):
-        collect_demonstrations(config, replace(settings, episodes_per_task=9), 0, tmp_path / "to", lambda line: None)
+        collect_demonstrations(config, replace(settings, episodes_per_task=9), tmp_path / "to", lambda line: None)

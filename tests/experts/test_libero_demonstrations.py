@@ -21,7 +21,7 @@ DEMONSTRATIONS = DemonstrationConfig(episodes_per_task=2, recovery_probability=0
 
 def collect(folder, num_workers, progress=lambda line: None):
     config = EnvConfig(task_suite="libero_goal", task_ids=(8, 1), num_envs=2, num_workers=num_workers)
-    summary = collect_demonstrations(config, DEMONSTRATIONS, 0, folder, progress)
+    summary = collect_demonstrations(config, DEMONSTRATIONS, folder, progress)
     return summary, {task: read_demonstrations(folder / entry["file"]) for task, entry in summary.items()}
 
 

@@ -20,6 +20,9 @@ Algorithm = Literal["ppo", "grpo", "rloo"]
 class DemonstrationConfig:
     """Demonstrations by scripted experts."""
 
+    seed: int = 0
+    """Decides starts, mistakes and noise. Apart from the run's: runs of several seeds learn from the same data, as from
+    a published data set, and differ in training alone."""
     episodes_per_task: int = 10
     """Successful demonstrations kept per task; 0: none, and no SFT."""
     recovery_probability: float = 0.7
@@ -32,6 +35,7 @@ class DemonstrationConfig:
     experts'; None lets the experts demonstrate."""
 
     def __post_init__(self) -> None:
+        require_seed(self, "demonstrations")
         require_at_least(self, "demonstrations", 0, "episodes_per_task")
         require_share(self, "demonstrations", "recovery_probability", "action_noise")
 
@@ -200,7 +204,7 @@ class TrainConfig:
     recipe: str
     """Recipe that the settings start from; `vlarl recipes` lists them."""
     seed: int = 0
-    """Seed of demonstrations, weights, sampling and batches."""
+    """Seed of weights, sampling and batches; demonstrations have their own (demonstrations.seed)."""
     exact: bool = False
     """Bit-exact resume and repetition: deterministic algorithms and one thread."""
     learner_threads: int = 2

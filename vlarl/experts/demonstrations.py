@@ -28,16 +28,15 @@ from vlarl.experts.tasks import EXPERTS
 
 
 def collect_demonstrations(
-    config: EnvConfig, demonstrations: DemonstrationConfig, seed: int, folder: Path, progress: Progress
+    config: EnvConfig, demonstrations: DemonstrationConfig, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Collects successful demonstrations from training starts and writes `<task name>_demo.hdf5` for each task.
 
-    What is written depends on the configurations and the seed alone, not on `config.num_workers`.
+    What is written depends on the configurations alone, not on `config.num_workers`.
 
     Args:
         config: tasks, image size, and how many processes to use at most.
         demonstrations: how many, and how many of them with a recovery; or where to take published ones from.
-        seed: of the starts' order and the experts' jitter.
         folder: where the files go; existing files of these tasks are replaced.
         progress: called with a line per demonstration.
 
@@ -55,7 +54,7 @@ def collect_demonstrations(
     job = CollectionJob(
         config=config,
         demonstrations=demonstrations,
-        seed=seed,
+        seed=demonstrations.seed,
         folder=folder,
         max_steps={task_id: config.max_episode_steps or spec.max_episode_steps[task_id] for task_id in config.task_ids},
         num_starts=spec.num_starts["train"],

@@ -131,7 +131,6 @@ class Run:
             rates = collect_demonstrations(
                 replace(self.config.env, task_ids=tuple(missing)),
                 config,
-                self.config.seed,
                 self.folder.demonstrations,
                 self.console.line,
             )
