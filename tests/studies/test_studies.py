@@ -12,6 +12,7 @@ from vlarl.reporting.progress import Console
 from vlarl.reporting.study_page import claims_markdown, render_study, study_markdown
 from vlarl.studies.analysis import FAILS, HOLDS, UNDECIDED, analyse, area_under_curve, judge
 from vlarl.studies.base import Claim, Study, Variant
+from vlarl.studies.process_reward import with_reward_model
 from vlarl.studies.records import Record, check_comparable, fingerprint, load_record, save_record
 from vlarl.studies.registry import STUDIES
 from vlarl.studies.runner import run_study, study_configs
@@ -168,6 +169,33 @@ def test_a_crashed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "train", crash)
     records = run_study(study_configs(SMALL, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
     assert records["b", 0].error == "the loss is NaN" and records["a", 0].error is None
+
+
+def test_a_reward_model_is_trained_once_and_named_by_its_labeller(tmp_path, monkeypatch):
+    config = study_configs(STUDIES["process-reward"], "quickstart", [0])["gripper", 0]
+    assert config.process_reward.model == "study:gripper" and config.env.task_ids == (3, 5, 7, 8)
+    calls = []
+
+    def collect(env, demonstrations, folder, progress):
+        calls.append(("demonstrations", demonstrations.seed, env.max_episode_steps))
+        folder.mkdir(parents=True)
+
+    def train(folder, reward, log):
+        calls.append(("model", reward.labels.labeller, reward.data[0].endswith("_demos"), reward.model.image_size))
+
+    def evaluate(folder, turn_steps):
+        folder.root.mkdir(parents=True)
+        folder.figures.write_text("{}")
+
+    monkeypatch.setattr("vlarl.experts.demonstrations.collect_demonstrations", collect)
+    monkeypatch.setattr("vlarl.training.reward_run.train_and_save", train)
+    monkeypatch.setattr("vlarl.training.reward_run.evaluate_reward_model", evaluate)
+    for _ in range(2):
+        resolved = with_reward_model(config, tmp_path, Console(quiet=True))
+        assert resolved.process_reward.model == str(tmp_path / "reward" / "libero_goal_3_5_7_8_gripper" / "model")
+    assert calls == [("demonstrations", 1, None), ("model", "gripper", True, 64)]
+    sparse = study_configs(STUDIES["process-reward"], "quickstart", [0])["sparse", 0]
+    assert with_reward_model(sparse, tmp_path, Console(quiet=True)) is sparse
 
 
 def test_publish_writes_between_the_markers(tmp_path, monkeypatch, capsys):

@@ -1,10 +1,12 @@
 """The studies by name."""
 
 from vlarl.errors import unknown_name
-from vlarl.studies import ablations, algorithms, curriculum
+from vlarl.studies import ablations, algorithms, curriculum, process_reward
 from vlarl.studies.base import Study
 
-STUDIES: dict[str, Study] = {study.name: study for study in (ablations.STUDY, algorithms.STUDY, curriculum.STUDY)}
+STUDIES: dict[str, Study] = {
+    module.STUDY.name: module.STUDY for module in (ablations, algorithms, curriculum, process_reward)
+}
 
 
 def find_study(name: str) -> Study:

@@ -9,7 +9,8 @@ from vlarl.configs.training import TrainConfig
 from vlarl.errors import NonFiniteError
 from vlarl.recipes import make_recipe
 from vlarl.reporting.progress import Console
-from vlarl.studies.base import Study, Variant
+from vlarl.studies.base import Study
+from vlarl.studies.process_reward import with_reward_model
 from vlarl.studies.records import Record, check_comparable, fingerprint, load_record, make_record, save_record
 from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder
@@ -61,11 +62,11 @@ def run_study(
 
 def run_one(config: TrainConfig, output: Path, console: Console) -> Record:
     """One run from SFT to its evaluation; an interrupted one goes on."""
-    folder = RunFolder(output / "runs" / fingerprint(config))
+    folder, resolved = RunFolder(output / "runs" / fingerprint(config)), with_reward_model(config, output, console)
     if not folder.sft_policy.is_dir():
-        _copy_sft(_shared_sft(config, output, console), folder, config, console)
+        _copy_sft(_shared_sft(config, output, console), folder, resolved, console)
     error = None
-    with Run(folder, config, console) as run:
+    with Run(folder, resolved, console) as run:
         try:
             run.train()
             run.evaluate("rl", modes=("greedy",))
@@ -98,8 +99,3 @@ def _copy_sft(source: RunFolder, folder: RunFolder, config: TrainConfig, console
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source.sft_policy, part)
     part.rename(folder.sft_policy)
-
-
-def missing(study: Study, seeds: Sequence[int], records: dict[tuple[str, int], Record]) -> list[tuple[Variant, int]]:
-    """Runs without a record."""
-    return [(v, s) for v in study.variants for s in seeds if (v.name, s) not in records]
