@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,cluster]'
 	@touch $@
 
-quickstart: setup ## LIBERO end to end in 15 minutes: demonstrations, SFT, PPO, report
+quickstart: setup ## LIBERO end to end: demonstrations, SFT, PPO, report
 	$(BIN)/vlarl quickstart --output '$(OUTPUT)' $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 	@echo 'Open $(abspath $(OUTPUT))/report.html in a browser.'
 

@@ -45,6 +45,12 @@ def offending_lines(pattern: str) -> list[str]:
 
 
 @needs_checkout
+def test_no_packages_of_others_are_tracked():
+    archives = (".whl", ".gz", ".zip", ".tar", ".xz")
+    assert not [str(path) for path in FILES if path.suffix in archives]
+
+
+@needs_checkout
 def test_files_are_small():
     large = [f"{path}: {path.stat().st_size / 2**20:.1f} MiB" for path in FILES if path.stat().st_size > MAX_FILE_BYTES]
     assert not large, "\n".join(large)

@@ -1,6 +1,9 @@
 """The command line as a shell sees it: exit codes, messages that name the bad value and the fix, JSON."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -75,6 +78,17 @@ def test_bad_input_exits_with_2_and_says_what_to_do(capsys, tmp_path, monkeypatc
     assert "Traceback" not in errors
     # Nothing is left behind that would be in the way of the corrected command.
     assert not list(tmp_path.rglob("*.json*"))
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
+def test_waiting_threads_spin_for_a_moment(given, expected):
+    code = "import os, vlarl.cli.main; print(os.environ.get('GOMP_SPINCOUNT'))"
+    for policy, found in ({}, expected), ({"OMP_WAIT_POLICY": "ACTIVE"}, given.get("GOMP_SPINCOUNT", "None")):
+        environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment | given | policy, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == found
 
 
 def test_short_options_of_the_phases():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vlarl.configs.env import EnvConfig
-from vlarl.envs.libero.env import make_environments, make_spec, prepare, replay_frames, trace_episode
+from vlarl.envs.libero.env import make_environments, make_spec, prepare, replay_frames, trace_episodes
 from vlarl.envs.libero.goals import goal_reached
 from vlarl.envs.libero.tasks import load_task, parse_goal
 from vlarl.errors import UserError
@@ -147,7 +147,9 @@ def test_a_trace_measures_the_hand_from_the_bowl():
     actions = np.zeros((20, 7), np.float32)
     # Down, with the gripper closing from the eleventh step on.
     actions[:, 2], actions[10:, 6] = -0.5, 1.0
-    trace = trace_episode(CONFIG, TRAIN, actions)
+    # The second is like the first: one slot plays both.
+    first, trace = trace_episodes(CONFIG, [(TRAIN, actions)] * 2)
+    assert np.array_equal(first.distance, trace.distance)
     assert trace.is_carried and trace.closing.tolist() == [False] * 10 + [True] * 10
     slot = make_environments(CONFIG, 1)[0]
     slot.begin(TRAIN)

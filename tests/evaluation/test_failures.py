@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vlarl.errors import UserError
 from vlarl.evaluation.failures import (
     DROPPED,
     GRASP_MISSED,
@@ -13,6 +14,7 @@ from vlarl.evaluation.failures import (
     classify,
     count_failures,
 )
+from vlarl.training.failures import require_traces
 from vlarl.types import EpisodeTrace
 
 AWAY, AT = 0.2, 0.01
@@ -52,3 +54,8 @@ def test_counts_name_every_kind():
         NEVER_REACHED: 0, GRASP_MISSED: 0, DROPPED: 2, WRONG_PLACE: 0, TIME_OUT: 1
     }  # fmt: skip
     assert list(count_failures([])) == list(KINDS)
+
+
+def test_environments_that_cannot_trace_are_named():
+    with pytest.raises(UserError, match="in LIBERO only, not in the environment 'toy'"):
+        require_traces("toy")

@@ -1,6 +1,7 @@
 """Collecting demonstrations: what is kept, what is masked, what repeats."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,23 @@ def make_job(folder, episodes=3, seed=0, max_steps=200, num_starts=50, recovery=
         max_steps={8: max_steps},
         num_starts=num_starts,
     )
+
+
+def test_demonstrations_have_a_seed_of_their_own(tmp_path, monkeypatch):
+    from vlarl.experts import demonstrations as module
+
+    seen = []
+
+    def run(jobs, progress):
+        seen.extend(job.seed for job in jobs)
+        raise InterruptedError
+
+    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "environment_module", lambda name: SimpleNamespace(prepare=lambda config, line: None))
+    config = EnvConfig(name="libero", task_suite="libero_goal", task_ids=(8,))
+    with pytest.raises(InterruptedError):
+        collect_demonstrations(config, DemonstrationConfig(seed=7), tmp_path, print)
+    assert seen == [7]
 
 
 def test_frame_is_what_was_seen_before_the_action(point_slot):

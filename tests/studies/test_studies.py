@@ -84,8 +84,8 @@ def test_a_variant_that_crashes_has_lost():
     assert analysis["crashed"] == [["b", 0, "NaN"]] and analysis["missing"] == [["a", 1], ["b", 1]]
     page = render_study(analysis, "vlarl study small")
     assert "crashed (NaN)" in page and "a, seed 1: not run yet" in page
-    assert "| b: hotter | 1, 1 crashed | no run | no run | no run | nothing |" in study_markdown(analysis, "x")
-    assert "b crashed | 1 | holds |" in claims_markdown([(analysis, "x")])
+    assert "| b: hotter | 1, 1 crashed | no run | no run | no run | no run | nothing |" in study_markdown(analysis, "x")
+    assert "b crashed | 1 | holds |" in claims_markdown([analysis])
 
 
 def test_claims_name_variants_that_exist():
@@ -178,7 +178,7 @@ def test_a_reward_model_is_trained_once_and_named_by_its_labeller(tmp_path, monk
 
     def collect(env, demonstrations, folder, progress):
         calls.append(("demonstrations", demonstrations.seed, env.max_episode_steps))
-        folder.mkdir(parents=True)
+        (folder / "demo.hdf5").touch()
 
     def train(folder, reward, log):
         calls.append(("model", reward.labels.labeller, reward.data[0].endswith("_demos"), reward.model.image_size))
@@ -193,6 +193,7 @@ def test_a_reward_model_is_trained_once_and_named_by_its_labeller(tmp_path, monk
     for _ in range(2):
         resolved = with_reward_model(config, tmp_path, Console(quiet=True))
         assert resolved.process_reward.model == str(tmp_path / "reward" / "libero_goal_3_5_7_8_gripper" / "model")
+    assert (tmp_path / "reward" / "libero_goal_3_5_7_8_demos" / "demo.hdf5").is_file()
     assert calls == [("demonstrations", 1, None), ("model", "gripper", True, 64)]
     sparse = study_configs(STUDIES["process-reward"], "quickstart", [0])["sparse", 0]
     assert with_reward_model(sparse, tmp_path, Console(quiet=True)) is sparse

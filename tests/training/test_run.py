@@ -112,6 +112,19 @@ def test_evaluations_survive_the_disk(tmp_path):
     assert loaded.summary()["successes"] == 1
 
 
+def test_training_forgets_what_was_measured_on_an_earlier_policy(tmp_path):
+    config, folder = toy(), RunFolder(tmp_path / "run")
+    ppo = replace(config.ppo, num_iterations=1, rollout_batch_size=4, minibatch_size=8, microbatch_size=8)
+    env = replace(config.env, num_envs=4, num_workers=1)
+    with Run(folder, replace(config, ppo=ppo, env=env), Console(quiet=True)) as run:
+        folder.evaluations.mkdir()
+        for path in (folder.failures, folder.evaluation("rl_greedy"), folder.evaluation("sft_greedy")):
+            path.write_text("{}")
+        run.train()
+    assert not folder.failures.exists() and not folder.evaluation("rl_greedy").exists()
+    assert folder.evaluation("sft_greedy").exists()
+
+
 def test_too_little_disk_is_found_before_anything_is_written(tmp_path, monkeypatch):
     from collections import namedtuple
 

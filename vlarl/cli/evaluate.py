@@ -19,7 +19,7 @@ from vlarl.recipes import openvla_env, quickstart
 from vlarl.reporting.progress import Console
 from vlarl.rollout.collector import Collector
 from vlarl.system import require_rendering
-from vlarl.training.failures import classify_failures
+from vlarl.training.failures import classify_failures, require_traces
 from vlarl.training.run_folder import load_env_config
 
 
@@ -74,6 +74,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     policy = load_policy(options.policy, unnorm_key=options.unnorm_key)
     other = Evaluation.load(options.compare) if options.compare else None
     config = _env_config(options, policy.config)
+    if options.failures:
+        require_traces(config.name)
     spec = make_spec(config)
     console = Console()
     if spec.needs_rendering:

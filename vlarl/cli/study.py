@@ -72,7 +72,7 @@ def main(command: str, argv: Sequence[str]) -> int:
         print_json(analysis)
     else:
         print(study_markdown(analysis, _command(options, study.name)))
-        print(f"\n{claims_markdown([(analysis, '')])}\n\n{page}")
+        print(f"\n{claims_markdown([analysis])}\n\n{page}")
     return 0
 
 
@@ -100,7 +100,8 @@ def _publish(options: StudyOptions) -> None:
         records = find_records(study_configs(study, options.recipe, seeds, options.iterations), options.results)
         if records:
             analyses.append((analyse(study, seeds, records), _command(options, study.name)))
-    sections = [claims_markdown(analyses), *(study_markdown(analysis, command) for analysis, command in analyses)]
+    sections = [claims_markdown([analysis for analysis, _ in analyses])]
+    sections += [study_markdown(analysis, command) for analysis, command in analyses]
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     write_text(options.document, f"{head}{BEGIN}\n" + "\n\n".join(sections) + f"\n{END}{tail}")

@@ -6,7 +6,8 @@ A registered module has
     make_environments(config, num_slots)      in a worker process: `num_slots` Environment objects, sharing what can be
     replay_frames(config, start, actions, size=256, every=1)      frames [F, size, size, 3] of an episode for a video
 
-An environment that can tell failures apart also has trace_episode(config, start, actions) -> EpisodeTrace.
+An environment that can tell failures apart also has trace_episodes(config, episodes): an EpisodeTrace for each pair of
+a start and the actions executed from it.
 """
 
 from collections.abc import Callable, Mapping

@@ -7,10 +7,8 @@ import numpy as np
 
 from vlarl.types import EpisodeTrace
 
-NEVER_REACHED, GRASP_MISSED, DROPPED, WRONG_PLACE, TIME_OUT = (
-    *("never reached", "grasp missed", "dropped"),
-    *("wrong place", "time-out"),
-)
+NEVER_REACHED, GRASP_MISSED, DROPPED = "never reached", "grasp missed", "dropped"
+WRONG_PLACE, TIME_OUT = "wrong place", "time-out"
 KINDS = (NEVER_REACHED, GRASP_MISSED, DROPPED, WRONG_PLACE, TIME_OUT)
 """In the order of the task."""
 REACH = 0.06

@@ -11,6 +11,7 @@ from vlarl.reporting.plots import moving_average, percent, smoothing_window
 from vlarl.reporting.svg import Series, color, legend, line_chart, nice_axis, percent_axis
 
 Analysis = Mapping[str, Any]
+_FIGURES = ("runs", "sft", "final", "iqm", "area", "warnings")
 
 
 def render_study(analysis: Analysis, command: str) -> str:
@@ -30,9 +31,10 @@ def render_study(analysis: Analysis, command: str) -> str:
 def study_markdown(analysis: Analysis, command: str) -> str:
     """The study's section of docs/results.md."""
     lines = [f"### {analysis['study']}", "", analysis["question"], "", "```", command, "```", ""]
-    lines += ["| variant | runs | SFT | after RL, greedy | curve | monitor warned of |", "|---|---|---|---|---|---|"]
+    lines += ["| variant | runs | SFT | after RL, greedy | interquartile mean | curve | monitor warned of |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for row in (_row(v) for v in analysis["variants"]):
-        cells = (f"{row['name']}: {row['about']}", *(row[key] for key in ("runs", "sft", "final", "area", "warnings")))
+        cells = (f"{row['name']}: {row['about']}", *(row[key] for key in _FIGURES))
         lines.append(f"| {' | '.join(cells)} |")
     cards = [v["card"] for v in analysis["variants"] if v["curves"]]
     if cards:
@@ -47,13 +49,13 @@ def study_markdown(analysis: Analysis, command: str) -> str:
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def claims_markdown(analyses: Sequence[tuple[Analysis, str]]) -> str:
-    """The table of all claims; with every analysis the command that remakes it."""
+def claims_markdown(analyses: Sequence[Analysis]) -> str:
+    """The table of all claims."""
     lines = [
         "| claim | source's confidence | study | difference, points | seeds | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    for analysis, _ in analyses:
+    for analysis in analyses:
         for claim in (_claim(c) for c in analysis["claims"]):
             lines.append(
                 f"| {claim['claim']} | {claim['confidence']} | {analysis['study']}: {claim['better']} minus"
@@ -63,29 +65,27 @@ def claims_markdown(analyses: Sequence[tuple[Analysis, str]]) -> str:
 
 
 def _row(variant: Mapping[str, Any]) -> dict[str, str]:
-    area = "no run"
-    if variant["area"] is not None:
-        area = percent(variant["area"])
-        if variant["area_ci95"]:
-            low, high = variant["area_ci95"]
-            area += f" ({percent(max(0.0, low))} to {percent(min(1.0, high))})"
     return {
         "name": variant["name"],
         "about": variant["about"],
         "runs": f"{variant['runs']}" + (f", {variant['crashed']} crashed" if variant["crashed"] else ""),
-        "sft": _rate(variant["sft"]),
-        "final": _rate(variant["final"]),
-        "area": area,
+        **{stage: _rate(variant[stage]) for stage in ("sft", "final")},
+        **{name: _mean(variant[name], variant[f"{name}_ci95"]) for name in ("iqm", "area")},
         "warnings": ", ".join(variant["warnings"]) or "nothing",
     }
 
 
 def _rate(value: Mapping[str, Any] | None) -> str:
+    return "no run" if value is None else f"{_mean(value['success_rate'], value['ci95'])} of {value['episodes']}"
+
+
+def _mean(value: float | None, ci95: Sequence[float] | None) -> str:
     if value is None:
         return "no run"
-    low, high = value["ci95"]
-    counts = f"{value['successes']}/{value['episodes']}"
-    return f"{percent(value['success_rate'])} of {counts.partition('/')[2]} ({percent(low)} to {percent(high)})"
+    if ci95 is None:
+        return percent(value)
+    low, high = (percent(min(1.0, max(0.0, bound))) for bound in ci95)
+    return f"{percent(value)} ({low} to {high})"
 
 
 def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
+from vlarl.configs.curriculum import Strategy
 from vlarl.configs.training import TrainConfig
-from vlarl.studies.base import Claim, Study, Variant
+from vlarl.studies.base import Change, Claim, Study, Variant
 
 
-def with_ppo(**settings: Any) -> Any:  # noqa: ANN401 - a Variant's change
+def with_ppo(**settings: Any) -> Change:  # noqa: ANN401 - of PPOConfig
     """A change of PPO's settings."""
     return lambda config: replace(config, ppo=replace(config.ppo, **settings))
 
 
-def with_curriculum(strategy: str) -> Any:  # noqa: ANN401 - a Variant's change
+def with_curriculum(strategy: Strategy) -> Change:
     """A change of the curriculum's strategy."""
     return lambda config: replace(config, curriculum=replace(config.curriculum, strategy=strategy))
 

@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 
 from vlarl.evaluation.protocol import rate
-from vlarl.evaluation.statistics import interquartile_mean, mean_interval, paired_bootstrap_interval
+from vlarl.evaluation.statistics import (
+    interquartile_mean,
+    interquartile_mean_interval,
+    mean_interval,
+    paired_bootstrap_interval,
+)
 from vlarl.studies.base import Claim, Study
 from vlarl.studies.records import Record
 
@@ -72,13 +77,15 @@ def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> d
     row: dict[str, Any] = {"name": name, "about": about, "runs": len(found), "crashed": len(found) - len(finished)}
     row["warnings"] = sorted({kind for record in found for kind in record.warnings})
     if not finished:
-        return row | {"sft": None, "final": None, "iqm": None, "area": None, "area_ci95": None, "curves": []}
+        return row | dict.fromkeys(("sft", "final", "iqm", "iqm_ci95", "area", "area_ci95")) | {"curves": []}
     areas = [area_under_curve(record) for record in finished]
     interval = mean_interval(areas)
+    scores = np.array([_per_task(record) for record in finished])
     return row | {
         "sft": rate(np.concatenate([record.outcomes["sft_greedy"] for record in finished])),
         "final": rate(np.concatenate([record.outcomes[FINAL] for record in finished])),
-        "iqm": interquartile_mean(np.array([_per_task(record) for record in finished])),
+        "iqm": interquartile_mean(scores),
+        "iqm_ci95": list(interquartile_mean_interval(scores)) if len(finished) > 1 else None,
         "area": float(np.mean(areas)),
         "area_ci95": None if interval is None else list(interval),
         "curves": [[list(point) for point in record.curve] for record in finished],

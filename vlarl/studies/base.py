@@ -10,6 +10,7 @@ from vlarl.errors import unknown_name
 Metric = Literal["final", "curve"]
 """final: greedy success on the evaluation starts after RL, starts and seeds paired; curve: success of the rollouts,
 averaged over the env steps of training, seeds paired."""
+Change = Callable[[TrainConfig], TrainConfig]
 Confidence = Literal["high", "medium", "low", "stated", "none"]
 
 
@@ -20,7 +21,7 @@ class Variant:
     name: str
     about: str
     """What it is, for the table."""
-    change: Callable[[TrainConfig], TrainConfig] = lambda config: config
+    change: Change = lambda config: config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Study:
     question: str
     variants: tuple[Variant, ...]
     claims: tuple[Claim, ...]
-    configure: Callable[[TrainConfig], TrainConfig] = lambda config: config
+    configure: Change = lambda config: config
     """What all variants share, made from the recipe (tasks, budget)."""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
 from vlarl.evaluation.protocol import Evaluation
-from vlarl.system import CARD_PACKAGES, package_version
+from vlarl.system import cpu_cores, machine_card
 from vlarl.training.run_folder import RunFolder, differing_keys, read_json, write_json
 
 MAX_BYTES = 100_000
@@ -38,14 +38,9 @@ class Record:
     warnings: tuple[str, ...]
     """What the monitor warned of."""
     card: Mapping[str, Any]
-    """Env steps, core-hours, peak memory, machine."""
+    """Env steps, wall seconds, core-hours, peak memory in bytes, machine."""
     error: str | None = None
     """Why the run crashed."""
-
-    @property
-    def seed(self) -> int:
-        """Of the run."""
-        return self.config["seed"]
 
 
 def fingerprint(config: TrainConfig) -> str:
@@ -54,11 +49,6 @@ def fingerprint(config: TrainConfig) -> str:
     # Neither slots nor workers change an episode's outcome.
     settings["env"] = {k: v for k, v in settings["env"].items() if k not in ("num_workers", "render_gpus")}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def present_packages() -> dict[str, str | None]:
-    """Versions of the packages that affect results, of this machine."""
-    return {name: package_version(name) for name in CARD_PACKAGES}
 
 
 def make_record(config: TrainConfig, folder: RunFolder, error: str | None = None) -> Record:
@@ -71,10 +61,11 @@ def make_record(config: TrainConfig, folder: RunFolder, error: str | None = None
     ledger = read_json(folder.phases)
     seconds = sum(ledger["seconds"].values())
     warnings = read_json(folder.train_summary)["warnings"] if folder.train_summary.is_file() else []
+    machine = machine_card()
     return Record(
         fingerprint=fingerprint(config),
         config=config.as_dict(),
-        packages=present_packages(),
+        packages=machine.pop("packages"),
         outcomes={name: evaluation.successes for name, evaluation in evaluations.items()},
         starts=tuple((e.start.task_id, e.start.index) for e in episodes),
         curve=tuple((int(row["env_steps"]), float(row["charts/success_rate"])) for row in history),
@@ -82,8 +73,9 @@ def make_record(config: TrainConfig, folder: RunFolder, error: str | None = None
         card={
             "env_steps": int(history[-1]["env_steps"]) if history else 0,
             "wall_seconds": seconds,
-            "core_hours": seconds * config.learner_threads / 3600,
+            "core_hours": seconds * cpu_cores() / 3600,
             "peak_rss_bytes": ledger["peak_rss_bytes"],
+            "machine": machine,
         },
         error=error,
     )

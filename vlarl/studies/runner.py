@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import NonFiniteError
+from vlarl.files import atomic_folder
 from vlarl.recipes import make_recipe
 from vlarl.reporting.progress import Console
 from vlarl.studies.base import Study
@@ -64,7 +65,7 @@ def run_one(config: TrainConfig, output: Path, console: Console) -> Record:
     """One run from SFT to its evaluation; an interrupted one goes on."""
     folder, resolved = RunFolder(output / "runs" / fingerprint(config)), with_reward_model(config, output, console)
     if not folder.sft_policy.is_dir():
-        _copy_sft(_shared_sft(config, output, console), folder, resolved, console)
+        _copy_sft(_shared_sft(config, output, console), folder, resolved)
     error = None
     with Run(folder, resolved, console) as run:
         try:
@@ -90,12 +91,9 @@ def _shared_sft(config: TrainConfig, output: Path, console: Console) -> RunFolde
     return folder
 
 
-def _copy_sft(source: RunFolder, folder: RunFolder, config: TrainConfig, console: Console) -> None:
-    # Claims the folder; the policy goes last and complete, since it is what a resumed run looks for.
-    with Run(folder, config, console):
-        pass
+def _copy_sft(source: RunFolder, folder: RunFolder, config: TrainConfig) -> None:
+    folder.claim(config)
     shutil.copytree(source.evaluations, folder.evaluations, dirs_exist_ok=True)
-    part = folder.sft_policy.with_name("policy.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source.sft_policy, part)
-    part.rename(folder.sft_policy)
+    # Last and complete: the policy is what a resumed run looks for.
+    with atomic_folder(folder.sft_policy) as part:
+        shutil.copytree(source.sft_policy, part, dirs_exist_ok=True)

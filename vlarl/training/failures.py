@@ -1,6 +1,6 @@
 """Where a run's policies fail, before and after RL, with a video of each kind."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,21 @@ from vlarl.reporting.progress import Console
 from vlarl.reporting.video import write_mp4
 from vlarl.training.run_folder import RunFolder, write_json
 from vlarl.training.videos import EVERY, SPEED, load_actions
-from vlarl.types import Start
+from vlarl.types import EpisodeTrace, Start
 
 STAGES = ("sft", "rl")
+
+
+def require_traces(name: str) -> Callable[..., Iterator[EpisodeTrace]]:
+    """The environment's `trace_episodes`.
+
+    Raises:
+        UserError: it cannot tell failures apart.
+    """
+    trace_episodes = getattr(environment_module(name), "trace_episodes", None)
+    if trace_episodes is None:
+        raise UserError(f"failures are told apart in LIBERO only, not in the environment {name!r}")
+    return trace_episodes
 
 
 def classify_failures(
@@ -27,14 +39,12 @@ def classify_failures(
     Raises:
         UserError: the environment cannot tell failures apart.
     """
-    trace = getattr(environment_module(config.name), "trace_episode", None)
-    if trace is None:
-        raise UserError(f"failures are told apart in LIBERO only, not in the environment {config.name!r}")
-    failed = [episode.start for episode in evaluation.episodes if not episode.success]
+    failed = [(episode.start, actions[episode.start]) for episode in evaluation.episodes if not episode.success]
     kinds = {}
     with console.bar("replaying failed episodes", len(failed), "episode") as update:
-        for number, start in enumerate(failed, 1):
-            kinds[start] = classify(trace(config, start, actions[start]))
+        traces = require_traces(config.name)(config, failed)
+        for number, ((start, _), trace) in enumerate(zip(failed, traces, strict=True), 1):
+            kinds[start] = classify(trace)
             update(number)
     return kinds
 

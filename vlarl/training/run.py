@@ -284,6 +284,7 @@ class Run:
         for path in self.folder.evaluations.glob(f"{stage}_*"):
             path.unlink()
         shutil.rmtree(self.folder.videos, ignore_errors=True)
+        self.folder.failures.unlink(missing_ok=True)
 
     def _set_threads(self, *, learning: bool) -> None:
         torch.set_num_threads(self.config.learner_threads if learning and not self.config.exact else 1)

@@ -125,6 +125,24 @@ def test_finding_fewer_contacts_changes_no_bit():
     assert sparing.data.ncon == finding.data.ncon > 4
 
 
+def test_what_falls_on_a_part_that_stands_still_meets_it():
+    finding, sparing = Stepper(), Stepper()
+    for one in (finding, sparing):
+        one.run(100)
+        ball, pusher = one.model.body("ball"), one.model.body("pusher").id
+        assert one.objects.resting[pusher] == REST_SUBSTEPS
+        address = one.model.joint(ball.jntadr[0]).qposadr[0]
+        one.data.qpos[address : address + 3] = [-0.3, 0.0, 0.3]
+    woken = False
+    for _ in range(300):
+        finding.run(1, finds_all=True)
+        sparing.run(1, finds_all=False)
+        assert np.array_equal(finding.data.qpos, sparing.data.qpos)
+        woken |= sparing.objects.resting[pusher] == 0
+    # On the pusher, which is 7 cm high, and not through it.
+    assert woken and sparing.data.body("ball").xpos[2] > 0.06
+
+
 def test_an_object_in_the_air_never_rests():
     stepper = Stepper()
     address = stepper.model.joint(stepper.model.body("ball").jntadr[0]).qposadr[0]

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -290,7 +290,7 @@ def replay_frames(
 
     The first frame is the start, then one after every `every` steps, and the last step's.
     """
-    environment = _make_one(config, start)
+    environment = LiberoEnvironment(config, {start.task_id: _load_shared(config, start.task_id)})
     environment.reset(start)
     frames = [environment.render(size)]
     for step, action in enumerate(actions, start=1):
@@ -300,13 +300,10 @@ def replay_frames(
     return np.stack(frames)
 
 
-def trace_episode(config: EnvConfig, start: Start, actions: Sequence[np.ndarray] | np.ndarray) -> EpisodeTrace:
-    """Repeats a failed episode from its actions [T, 7] and returns how it went."""
-    environment = _make_one(config, start)
-    environment.begin(start)
-    environment.simulation.activate()
-    return trace(environment.simulation, actions)
-
-
-def _make_one(config: EnvConfig, start: Start) -> LiberoEnvironment:
-    return LiberoEnvironment(config, {start.task_id: _load_shared(config, start.task_id)})
+def trace_episodes(config: EnvConfig, episodes: Iterable[tuple[Start, np.ndarray]]) -> Iterator[EpisodeTrace]:
+    """Repeats failed episodes, each from its start and its actions [T, 7], and yields how they went."""
+    (environment,) = make_environments(config, 1)
+    for start, actions in episodes:
+        environment.begin(start)
+        environment.simulation.activate()
+        yield trace(environment.simulation, actions)
