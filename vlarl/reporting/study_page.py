@@ -109,7 +109,7 @@ def _learning_curves(variants: Sequence[Mapping[str, Any]]) -> Markup:
         for curve in curves:
             window = smoothing_window(len(curve))
             series.append(
-                Series(x=curve[:, 0].tolist(), y=moving_average(curve[:, 1].tolist(), window), css=f"{color(i)} faint")
+                Series(x=curve[:, 0].tolist(), y=moving_average(curve[:, 1].tolist(), window), css=f"{color(i)} thin")
             )
         length = min(len(curve) for curve in curves)
         steps = np.mean([curve[:length, 0] for curve in curves], axis=0).tolist()
