@@ -84,7 +84,10 @@ class LlamaStepper:
 
     @torch.no_grad()
     def __init__(self, decoder: LlamaModel) -> None:
-        self._config = decoder.config
+        config = decoder.config
+        # Reading a configuration takes longer than a small operation.
+        self._heads, self._groups = config.num_attention_heads, config.num_key_value_heads
+        self._head_dim, self._width, self._epsilon = config.head_dim, config.hidden_size, config.rms_norm_eps
         self._layers = [_Layer(layer) for layer in decoder.layers]
         self._norm = decoder.norm.weight
         self._rotary = decoder.rotary_emb
@@ -101,21 +104,21 @@ class LlamaStepper:
 
         All turns share one memory for keys and values, as large as the largest needs.
         """
-        config, total = self._config, length + num_steps
-        shape = (len(self._layers), 2, batch, config.num_key_value_heads, total, config.head_dim)
+        total = length + num_steps
+        shape = (len(self._layers), 2, batch, self._groups, total, self._head_dim)
         size, moved = math.prod(shape), False
         if size > len(self._storage):
             # Zeros: what is masked is multiplied by zero, which NaN would survive.
             self._storage, moved = self._norm.new_zeros(size), True
         keys_values = self._storage[:size].view(shape)
-        rotary = self._norm.new_zeros(batch, 1, num_steps, config.head_dim)
+        rotary = self._norm.new_zeros(batch, 1, num_steps, self._head_dim)
         turn = Turn(
             length=length,
             caches=[(layer[0], layer[1]) for layer in keys_values],
             bias=self._norm.new_zeros(batch, 1, 1, total),
             cos=rotary,
             sin=rotary.clone(),
-            hidden=self._norm.new_zeros(batch, config.hidden_size),
+            hidden=self._norm.new_zeros(batch, self._width),
         )
         return turn, moved
 
@@ -141,17 +144,15 @@ class LlamaStepper:
     def step(self, turn: Turn, hidden: Tensor, index: int) -> Tensor:
         """Inputs [B, width] of the turn's position `index` after the prompt -> last hidden states [B, width]."""
         for number, layer in enumerate(self._layers):
-            attended = self._attend(turn, number, self._rms_norm(hidden, layer.input_norm), index)
-            hidden = hidden + nn.functional.linear(attended, layer.output)
-            gate, up = nn.functional.linear(self._rms_norm(hidden, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + nn.functional.linear(nn.functional.silu(gate) * up, layer.down)
+            projected = nn.functional.linear(self._rms_norm(hidden, layer.input_norm), layer.qkv)
+            hidden = hidden + nn.functional.linear(self._attend(turn, number, projected, index), layer.output)
+            gate_up = nn.functional.linear(self._rms_norm(hidden, layer.post_norm), layer.gate_up)
+            hidden = hidden + nn.functional.linear(self._gate(gate_up), layer.down)
         return self._rms_norm(hidden, self._norm)
 
-    def _attend(self, turn: Turn, number: int, hidden: Tensor, index: int) -> Tensor:
-        config, end = self._config, turn.length + index + 1
-        heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        projected = nn.functional.linear(hidden, self._layers[number].qkv)
-        fused = projected.view(len(hidden), heads + 2 * groups, 1, size)
+    def _attend(self, turn: Turn, number: int, projected: Tensor, index: int) -> Tensor:
+        end, heads, groups, size = turn.length + index + 1, self._heads, self._groups, self._head_dim
+        fused = projected.view(len(projected), heads + 2 * groups, 1, size)
         rotated = self._rotate(fused[:, : heads + groups], turn, index)
         keys, values = turn.caches[number]
         keys[:, :, end - 1 : end] = rotated[:, heads:]
@@ -163,7 +164,11 @@ class LlamaStepper:
             attn_mask=turn.bias[..., :end],
             enable_gqa=heads != groups,
         )
-        return attended.reshape(len(hidden), heads * size)
+        return attended.reshape(len(projected), heads * size)
+
+    def _gate(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return nn.functional.silu(gate) * up
 
     def _rotate(self, x: Tensor, turn: Turn, index: int) -> Tensor:
         """Rotary embedding of [B, n, 1, head_dim] at the step's positions."""
@@ -172,4 +177,4 @@ class LlamaStepper:
         return x * cos + torch.cat([-second, first], dim=-1) * sin
 
     def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return nn.functional.rms_norm(x, weight.shape, weight, self._config.rms_norm_eps)
+        return nn.functional.rms_norm(x, weight.shape, weight, self._epsilon)

@@ -9,6 +9,7 @@ from torch import Tensor
 from vlarl.errors import UserError
 from vlarl.inference.base import PublishedWeights
 from vlarl.inference.captured import CapturedCall
+from vlarl.inference.cpu_decoding import CpuStepper, choose_on_cpu
 from vlarl.inference.llama_decoding import LlamaStepper, PromptCache, Turn
 from vlarl.policies.vla import PolicyInputs, VLAPolicy, at_least_float32
 from vlarl.types import Generation, Observation
@@ -79,7 +80,7 @@ class LocalGenerator:
 
     def _take(self, policy: VLAPolicy) -> None:
         self._policy = policy
-        self._stepper = LlamaStepper(policy.trunk.decoder)
+        self._stepper = (CpuStepper if _is_compiled(policy) else LlamaStepper)(policy.trunk.decoder)
         self._turns: dict[tuple[int, int, bool], tuple[Turn, Tensor, CapturedCall[Decoded]]] = {}
 
     def _sizes(self, batch: int, length: int) -> tuple[int, int]:
@@ -105,6 +106,11 @@ class LocalGenerator:
         return self._turns[key]
 
 
+def _is_compiled(policy: VLAPolicy) -> bool:
+    """Whether the small operations of a step are compiled functions."""
+    return policy.device.type == "cpu" and policy.trunk.decoder.norm.weight.dtype == torch.float32
+
+
 def _sample_turn(
     policy: VLAPolicy, stepper: LlamaStepper, turn: Turn, temperature: float, uniforms: Tensor | None
 ) -> Decoded:
@@ -113,21 +119,28 @@ def _sample_turn(
     batch, num_tokens = len(hidden), policy.config.num_action_tokens
     tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=hidden.device)
     logprobs, entropy = torch.empty(2, batch, num_tokens, device=hidden.device)
+    choose_tokens = choose_on_cpu if _is_compiled(policy) else choose
     for index in range(num_tokens):
-        scores = torch.log_softmax(at_least_float32(trunk.logits(hidden)) / temperature, dim=-1)
-        chosen = _choose(scores, None if uniforms is None else uniforms[:, index])
+        uniform = None if uniforms is None else uniforms[:, index]
+        chosen, logprobs[:, index], entropy[:, index] = choose_tokens(trunk.logits(hidden), temperature, uniform)
         tokens[:, index] = chosen + trunk.first_token
-        logprobs[:, index] = scores.gather(-1, chosen[:, None]).squeeze(-1)
-        entropy[:, index] = -(scores.exp() * scores).sum(-1)
         if index + 1 < num_tokens:
             hidden = stepper.step(turn, trunk.embed_actions(tokens[:, index : index + 1], index)[:, 0], index)
     return tokens, logprobs, entropy
 
 
-def _choose(scores: Tensor, uniform: Tensor | None) -> Tensor:
-    """Picks a token per row of log-probabilities [B, tokens]: the largest, or by inverse cumulative sampling."""
-    if uniform is None:
-        return scores.argmax(-1)
+def choose(logits: Tensor, temperature: float, uniform: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Picks a token per row of logits [B, tokens]: the largest, or by inverse cumulative sampling of `uniform` [B].
+
+    Returns:
+        Indices int64, their log-probabilities at the temperature and the distributions' entropies, each [B].
+    """
+    scores = torch.log_softmax(at_least_float32(logits) / temperature, dim=-1)
+    chosen = scores.argmax(-1) if uniform is None else _sample(scores, uniform)
+    return chosen, scores.gather(-1, chosen[:, None]).squeeze(-1), -(scores.exp() * scores).sum(-1)
+
+
+def _sample(scores: Tensor, uniform: Tensor) -> Tensor:
     cumulative = scores.exp().cumsum(-1)
     # Rounding can leave the total a little below one: scale the draw so that the last token is never passed.
     return (
