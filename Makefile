@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all bench-gpu check format clean
+.PHONY: help setup quickstart test test-all bench-gpu docs check format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -47,6 +47,10 @@ test-all: setup ## all tests
 # Takes the Python that is there: torch, transformers and peft are enough, vlarl need not be installed.
 bench-gpu: ## OpenVLA-7B with random weights on a GPU: decoding, PPO update, memory; writes JSON and Markdown
 	PYTHONPATH=. $(or $(PYTHON),$(wildcard $(BIN)/python),python3) benchmarks/gpu.py --output '$(BENCH_OUTPUT)' $(ARGS)
+
+docs: setup ## the documentation as a site in site/; fails on a broken link
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: setup ## lint, format, types, import order
 	$(BIN)/ruff check .

@@ -101,7 +101,7 @@ class LoRAConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVLAPolicyConfig:
-    """An OpenVLA checkpoint as the policy: [BOS][image patches][prompt][empty token][action tokens].
+    """An OpenVLA checkpoint as the policy: `[BOS][image patches][prompt][empty token][action tokens]`.
 
     Raises:
         UserError: if a value is impossible.

@@ -11,8 +11,8 @@ from vlarl.errors import UserError
 class PolicyConfig:
     """Vision backbone -> projector -> Llama decoder -> action tokens.
 
-    The sequence is [image tokens][instruction tokens][proprioception token][action tokens]. The defaults are the tiny
-    policy for two CPU cores: a decoder of 0.4 M parameters and at most 90 tokens in all.
+    The sequence is `[image tokens][instruction tokens][proprioception token][action tokens]`. The defaults are the
+    tiny policy for two CPU cores: a decoder of 0.4 M parameters and at most 90 tokens in all.
 
     Raises:
         UserError: if a size is impossible.

@@ -54,7 +54,7 @@ class ActionHead(nn.Module):
 
 
 class TinyTrunk(VLATrunk):
-    """Prompt [image tokens][instruction tokens][proprioception token]."""
+    """Prompt `[image tokens][instruction tokens][proprioception token]`."""
 
     def __init__(self, config: PolicyConfig, text_vocab_size: int = VOCAB_SIZE) -> None:
         super().__init__()

@@ -51,11 +51,11 @@ class Fingerprint:
     """What a task settles to. Lists, because it is written as JSON."""
 
     fixtures: list[list[float]]
-    """[F][3] positions of the fixtures, as upstream's first reset draws them, metres."""
+    """[F, 3] positions of the fixtures, as upstream's first reset draws them, metres."""
     qpos: list[list[float]]
-    """[len(STARTS)][nq] after settling, metres and radians."""
+    """[len(STARTS), nq] after settling, metres and radians."""
     colours: dict[str, list[list[int]]]
-    """Render profile -> [camera][GRID * GRID * 3] mean colours of the cells, 0 to 255, row by row from the top."""
+    """Render profile -> [cameras, GRID * GRID * 3] mean colours of the cells, 0 to 255, row by row from the top."""
 
 
 @dataclass(frozen=True, kw_only=True)

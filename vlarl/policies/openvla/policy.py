@@ -27,7 +27,7 @@ from vlarl.types import Observation
 
 
 class OpenVLATrunk(VLATrunk):
-    """Prompt [BOS][image patches][text][padding][empty token]."""
+    """Prompt `[BOS][image patches][text][padding][empty token]`."""
 
     def __init__(self, model: OpenVLAModel, processor: OpenVLAProcessor, config: OpenVLAPolicyConfig) -> None:
         super().__init__()
