@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlarl.reporting.plots import Bar, duration, interval_strip, learning_curve, moving_average, percent, stacked_bar
-from vlarl.reporting.svg import Series, compact, line_chart, nice_axis, percent_axis
+from vlarl.reporting.svg import Band, Series, compact, line_chart, nice_axis, percent_axis
 
 
 def paths(chart) -> list[str]:
@@ -32,6 +32,12 @@ def test_missing_values_leave_gaps():
     assert path.count("M") == 2
     # The vertical axis points up: 0 is at the bottom (1000), 1 at the top (0).
     assert re.findall(r"M([\d.]+) ([\d.]+)", path) == [("0.0", "1000.0"), ("1000.0", "0.0")]
+
+
+def test_a_band_goes_along_its_upper_edge_and_back_along_its_lower():
+    band = Band(x=[0, 3], low=[0.0, 0.25], high=[0.5, 1.0], css="c1")
+    (path,) = paths(line_chart([], x=nice_axis(0, 3, tight=True), y=percent_axis(), title="chart", bands=[band]))
+    assert path == "M0.0 500.0L1000.0 0.0L1000.0 750.0L0.0 1000.0Z"
 
 
 def test_moving_average():

@@ -88,6 +88,12 @@ def test_a_variant_that_crashes_has_lost():
     assert "b crashed | 1 | holds |" in claims_markdown([analysis])
 
 
+def test_the_page_draws_a_band_where_there_are_several_seeds():
+    records = {("a", 0): record(10), ("a", 1): record(14, seed=1), ("b", 0): record(8)}
+    page = render_study(analyse(SMALL, [0, 1], records), "vlarl study small")
+    assert page.count('class="band') == 1 and page.count('class="line') == 2
+
+
 def test_claims_name_variants_that_exist():
     with pytest.raises(UserError, match=r"unknown variant of the study bad 'c'.*Known: a, b"):
         replace(SMALL, name="bad", claims=(replace(CLAIM, better="c"),))

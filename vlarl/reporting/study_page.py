@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from vlarl.reporting.page import render_page
 from vlarl.reporting.plots import moving_average, percent, smoothing_window
-from vlarl.reporting.svg import Series, color, legend, line_chart, nice_axis, percent_axis
+from vlarl.reporting.svg import Band, Series, color, legend, line_chart, nice_axis, percent_axis
 
 Analysis = Mapping[str, Any]
 _FIGURES = ("runs", "sft", "final", "iqm", "area", "warnings")
@@ -100,27 +100,27 @@ def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _learning_curves(variants: Sequence[Mapping[str, Any]]) -> Markup:
-    """Mean over the seeds, smoothed, thick, and every seed faintly, against env steps."""
-    series, longest = [], 0.0
+    """Mean over the seeds, smoothed, within a band from the lowest seed to the highest, against env steps."""
+    series, bands, longest = [], [], 0.0
     for i, variant in enumerate(variants):
         curves = [np.array(curve) for curve in variant["curves"]]
         if not curves:
             continue
-        for curve in curves:
-            window = smoothing_window(len(curve))
-            series.append(
-                Series(x=curve[:, 0].tolist(), y=moving_average(curve[:, 1].tolist(), window), css=f"{color(i)} thin")
-            )
         length = min(len(curve) for curve in curves)
+        window = smoothing_window(length)
+        # Seeds take a few more or fewer env steps per iteration: a band is drawn at their mean.
         steps = np.mean([curve[:length, 0] for curve in curves], axis=0).tolist()
-        mean = np.mean([curve[:length, 1] for curve in curves], axis=0).tolist()
-        smooth = moving_average(mean, smoothing_window(length))
-        series.append(Series(x=steps, y=smooth, css=f"{color(i)} thick", title=variant["name"]))
-        longest = max(longest, *(curve[-1, 0] for curve in curves))
+        smooth = np.array([moving_average(curve[:length, 1].tolist(), window) for curve in curves])
+        name, css = variant["name"], color(i)
+        series.append(Series(x=steps, y=smooth.mean(0).tolist(), css=f"{css} thick", title=name))
+        if len(curves) > 1:
+            bands.append(Band(x=steps, low=smooth.min(0).tolist(), high=smooth.max(0).tolist(), css=css))
+        longest = max(longest, steps[-1])
     return line_chart(
         series,
         x=nice_axis(0.0, longest, num_ticks=5, tight=True, label="env steps"),
         y=percent_axis(),
-        title="Success of the sampled rollouts against env steps: mean over the seeds, and every seed",
+        title="Success of the sampled rollouts against env steps: mean over the seeds, from the lowest to the highest",
         height=340,
+        bands=bands,
     )

@@ -39,6 +39,16 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Band:
+    """An area between two lines; `css` is its class."""
+
+    x: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    css: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class IntervalPoint:
     """A point with an interval around it."""
 
@@ -110,11 +120,12 @@ def line_chart(
     y: Axis,
     title: str,
     height: int = 280,
+    bands: Sequence[Band] = (),
     points: Sequence[IntervalPoint] = (),
     shaded_until: float | None = None,
     reference: tuple[float, str] | None = None,
 ) -> Markup:
-    """Draws lines, points with intervals, a shaded beginning and a dashed reference line with its name.
+    """Draws bands, lines, points with intervals, a shaded beginning and a dashed reference line with its name.
 
     Args:
         series: lines, drawn in order.
@@ -122,6 +133,7 @@ def line_chart(
         y: vertical axis.
         title: read out by a screen reader.
         height: height of the plotting area in pixels.
+        bands: drawn below the lines.
         points: drawn above the lines.
         shaded_until: x up to which the background is shaded.
         reference: (y, name) of a dashed horizontal line.
@@ -134,7 +146,7 @@ def line_chart(
         at = f"{100 - _clipped(y, reference[0]):.2f}%"
         parts.append(f'<line class="reference" x1="0" x2="100%" y1="{at}" y2="{at}"/>')
         parts.append(f'<text class="reference-name" x="100%" dx="-4" y="{at}" dy="-6">{escape(reference[1])}</text>')
-    paths = "".join(_path(line, x, y) for line in series)
+    paths = "".join([*(_area(band, x, y) for band in bands), *(_path(line, x, y) for line in series)])
     parts.append(f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">{paths}</svg>')
     parts += [_interval_point(point, x, y) for point in points]
     body = "".join(parts)
@@ -167,13 +179,23 @@ def _axes(x: Axis, y: Axis) -> list[str]:
     return parts
 
 
+def _area(band: Band, x: Axis, y: Axis) -> str:
+    there = [_place(*point, x, y) for point in zip(band.x, band.high, strict=True)]
+    back = [_place(*point, x, y) for point in zip(band.x, band.low, strict=True)]
+    return f'<path class="band {band.css}" d="M{"L".join([*there, *reversed(back)])}Z"/>'
+
+
+def _place(value_x: float, value_y: float, x: Axis, y: Axis) -> str:
+    return f"{10 * _clipped(x, value_x):.1f} {1000 - 10 * _clipped(y, value_y):.1f}"
+
+
 def _path(line: Series, x: Axis, y: Axis) -> str:
     commands, pen_up = [], True
     for value_x, value_y in zip(line.x, line.y, strict=True):
         if value_y is None or not math.isfinite(value_y):
             pen_up = True
             continue
-        place = f"{10 * _clipped(x, value_x):.1f} {1000 - 10 * _clipped(y, value_y):.1f}"
+        place = _place(value_x, value_y, x, y)
         # A lone point is a line of no length: its round cap makes it a dot.
         commands.append(f"M{place}l0 0L{place}" if pen_up else f"L{place}")
         pen_up = False
