@@ -51,6 +51,6 @@ def test_gripper_is_the_references(published):
 
 
 def test_the_motionless_action_is_the_references(published):
-    from vlarl.envs.libero.starts import NO_MOTION
+    from vlarl.envs.libero.simulation import NO_MOTION
 
     published.within("motionless action", NO_MOTION, published.arrays("libero_preproc.npz")["libero_dummy_action"], 0)

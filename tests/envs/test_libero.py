@@ -31,7 +31,8 @@ def random_actions(count: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.libero
 def test_motion_equals_upstreams(slots):
     from vlarl.envs.libero.build import make_upstream
-    from vlarl.envs.libero.starts import NO_MOTION, _fixture_poses, _settle
+    from vlarl.envs.libero.simulation import NO_MOTION
+    from vlarl.envs.libero.starts import _fixture_poses, _settle
 
     task = load_task("libero_goal", 8)
     upstream = make_upstream(task, seed=0)

@@ -15,7 +15,7 @@ from vlarl.studies.base import Claim, Study, Variant
 from vlarl.studies.process_reward import with_reward_model
 from vlarl.studies.records import Record, check_comparable, fingerprint, load_record, save_record
 from vlarl.studies.registry import STUDIES
-from vlarl.studies.runner import run_study, study_configs
+from vlarl.studies.runner import run_study, study_jobs
 
 STARTS = tuple((task, index) for task in (0, 1) for index in range(10))
 
@@ -32,6 +32,7 @@ def record(successes: int, seed: int = 0, **changes) -> Record:
 
 
 CLAIM = Claim(text="a beats b", confidence="low", better="a", worse="b")
+LIFT = Claim(text="RL helps in b", confidence="none", better="b", worse="b", metric="lift")
 SMALL = Study(
     name="small",
     question="Does a beat b?",
@@ -73,6 +74,12 @@ def test_a_claim_about_curves_needs_two_seeds():
     assert two["ci95"] == pytest.approx([100 * (0.3375 - 12.706 * 0.0375), 100 * (0.3375 + 12.706 * 0.0375)], abs=0.01)
     assert two["verdict"] == UNDECIDED
     assert verdict([18, 18], [8, 8], claim)["verdict"] == HOLDS
+
+
+def test_a_lift_is_rl_minus_sft_in_the_same_conditions():
+    """RL solves 14 of 20, SFT 4 of them: 50 points, whatever the other variant does."""
+    result = judge(LIFT, [0, 1], {("b", 0): record(14), ("b", 1): record(14, 1), ("a", 0): record(20)})
+    assert result["points"] == pytest.approx(50.0) and result["verdict"] == HOLDS and result["seeds"] == 2
 
 
 def test_a_variant_that_crashes_has_lost():
@@ -131,11 +138,11 @@ def test_the_fingerprint_names_what_decides_the_result():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_studies_resolve_for_the_quickstart(name):
-    configs = study_configs(STUDIES[name], "quickstart", [0, 1], iterations=3)
-    assert len(configs) == 2 * len(STUDIES[name].variants)
+    jobs = study_jobs(STUDIES[name], "quickstart", [0, 1], iterations=3)
+    assert len(jobs) == 2 * len(STUDIES[name].variants)
     # Distinct variants, the same budget.
-    assert len({fingerprint(config) for config in configs.values()}) == len(configs)
-    assert len({config.ppo.total_iterations for config in configs.values()}) == 1
+    assert len({fingerprint(job.config, job.env) for job in jobs.values()}) == len(jobs)
+    assert len({job.config.ppo.total_iterations for job in jobs.values()}) == 1
 
 
 def tiny_toy(_: str):
@@ -147,8 +154,8 @@ def tiny_toy(_: str):
 
 def test_a_grid_of_runs_shares_sft_and_runs_nothing_twice(tmp_path, monkeypatch):
     monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
-    configs = study_configs(SMALL, "toy", [0])
-    records = run_study(configs, tmp_path / "runs", tmp_path / "results", Console(quiet=True))
+    jobs = study_jobs(SMALL, "toy", [0])
+    records = run_study(jobs, tmp_path / "runs", tmp_path / "results", Console(quiet=True))
     assert len(list((tmp_path / "results").glob("*.json"))) == 2
     assert len(list((tmp_path / "runs" / "sft").iterdir())) == 1
     for found in records.values():
@@ -156,8 +163,22 @@ def test_a_grid_of_runs_shares_sft_and_runs_nothing_twice(tmp_path, monkeypatch)
     assert records["b", 0].config["ppo"]["temperature"] == 1.5
     # From the records alone, on any machine.
     monkeypatch.setattr("vlarl.studies.runner.run_one", lambda *_: pytest.fail("ran a finished run again"))
-    again = run_study(configs, tmp_path / "elsewhere", tmp_path / "results", Console(quiet=True))
+    again = run_study(jobs, tmp_path / "elsewhere", tmp_path / "results", Console(quiet=True))
     assert analyse(SMALL, [0], again) == analyse(SMALL, [0], records)
+
+
+def test_a_run_is_evaluated_elsewhere_without_being_trained_again(tmp_path, monkeypatch):
+    elsewhere = Variant(name="b", about="twice the turns", evaluated_in=lambda env: replace(env, replan_steps=1))
+    study = replace(SMALL, variants=(SMALL.variants[0], elsewhere), claims=(LIFT,))
+    monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
+    records = run_study(study_jobs(study, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
+    there, here = records["b", 0], records["a", 0]
+    assert len(list((tmp_path / "runs" / "runs").iterdir())) == 1
+    assert there.fingerprint != here.fingerprint and there.curve == here.curve
+    assert there.config["evaluated_in"]["replan_steps"] == 1 and "evaluated_in" not in here.config
+    files = {path.name for path in tmp_path.glob("runs/runs/*/evaluations/*.json")}
+    assert {f"{stage}_greedy_in_{there.fingerprint}.json" for stage in ("sft", "rl")} < files
+    assert "b, RL minus SFT" in claims_markdown([analyse(study, [0], records)])
 
 
 def test_a_crashed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
@@ -173,12 +194,12 @@ def test_a_crashed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
     monkeypatch.setattr(Run, "train", crash)
-    records = run_study(study_configs(SMALL, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
+    records = run_study(study_jobs(SMALL, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
     assert records["b", 0].error == "the loss is NaN" and records["a", 0].error is None
 
 
 def test_a_reward_model_is_trained_once_and_named_by_its_labeller(tmp_path, monkeypatch):
-    config = study_configs(STUDIES["process-reward"], "quickstart", [0])["gripper", 0]
+    config = study_jobs(STUDIES["process-reward"], "quickstart", [0])["gripper", 0].config
     assert config.process_reward.model == "study:gripper" and config.env.task_ids == (3, 5, 7, 8)
     calls = []
 
@@ -201,7 +222,7 @@ def test_a_reward_model_is_trained_once_and_named_by_its_labeller(tmp_path, monk
         assert resolved.process_reward.model == str(tmp_path / "reward" / "libero_goal_3_5_7_8_gripper" / "model")
     assert (tmp_path / "reward" / "libero_goal_3_5_7_8_demos" / "demo.hdf5").is_file()
     assert calls == [("demonstrations", 1, None), ("model", "gripper", True, 64)]
-    sparse = study_configs(STUDIES["process-reward"], "quickstart", [0])["sparse", 0]
+    sparse = study_jobs(STUDIES["process-reward"], "quickstart", [0])["sparse", 0].config
     assert with_reward_model(sparse, tmp_path, Console(quiet=True)) is sparse
 
 
@@ -213,7 +234,7 @@ def test_publish_writes_between_the_markers(tmp_path, monkeypatch, capsys):
     document.write_text("# Results\n")
     with pytest.raises(UserError, match="lacks the lines"):
         main("study", arguments)
-    run_study(study_configs(SMALL, "toy", [0]), tmp_path / "runs", results, Console(quiet=True))
+    run_study(study_jobs(SMALL, "toy", [0]), tmp_path / "runs", results, Console(quiet=True))
     document.write_text(f"# Results\n{BEGIN}\nstale\n{END}\nrest\n")
     assert main("study", arguments) == 0
     text = document.read_text()

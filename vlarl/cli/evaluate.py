@@ -50,6 +50,9 @@ class EvaluateOptions:
     """LIBERO's physics, exact or fast; default: the run's."""
     render_profile: RenderProfile | None = None
     """LIBERO's frames, reference or fast; default: the run's."""
+    shift: str | None = None
+    """A physical difference from the run's LIBERO, KIND=STRENGTH: camera=0.05 (metres to its right), light=0.5,
+    friction=0.5, mass=2 (factors) or delay=2 (env steps)."""
     output: Path | None = None
     """File for every episode's outcome, JSON."""
     compare: Path | None = None
@@ -123,7 +126,7 @@ def _env_config(options: EvaluateOptions, policy: AnyPolicyConfig) -> EnvConfig:
     config = load_env_config(options.policy) or _default_env(options, policy)
     changes = {
         name: value
-        for name in ("task_suite", "task_ids", "num_envs", "num_workers", "stepping", "render_profile")
+        for name in ("task_suite", "task_ids", "num_envs", "num_workers", "stepping", "render_profile", "shift")
         if (value := getattr(options, name)) is not None
     }
     return replace(config, **changes)

@@ -14,7 +14,7 @@ from vlarl.reporting.progress import Console
 from vlarl.reporting.study_page import claims_markdown, render_study, study_markdown
 from vlarl.studies.analysis import analyse
 from vlarl.studies.registry import STUDIES, find_study
-from vlarl.studies.runner import find_records, run_study, study_configs
+from vlarl.studies.runner import find_records, run_study, study_jobs
 
 BEGIN, END = "<!-- vlarl study --publish: begin -->", "<!-- vlarl study --publish: end -->"
 
@@ -60,11 +60,11 @@ def main(command: str, argv: Sequence[str]) -> int:
         print("\n".join(f"{study.name:<14}{study.question}" for study in STUDIES.values()))
         return 0
     study, seeds = find_study(options.name), range(options.seeds)
-    configs = study_configs(study, options.recipe, seeds, options.iterations)
+    jobs = study_jobs(study, options.recipe, seeds, options.iterations)
     if options.table:
-        records = find_records(configs, options.results)
+        records = find_records(jobs, options.results)
     else:
-        records = run_study(configs, options.output, options.results, Console())
+        records = run_study(jobs, options.output, options.results, Console())
     analysis = analyse(study, seeds, records)
     page = options.output / f"{study.name}.html"
     write_text(page, render_study(analysis, _command(options, study.name)))
@@ -97,7 +97,7 @@ def _publish(options: StudyOptions) -> None:
     analyses: list[tuple[dict[str, Any], str]] = []
     for study in STUDIES.values():
         seeds = range(options.seeds)
-        records = find_records(study_configs(study, options.recipe, seeds, options.iterations), options.results)
+        records = find_records(study_jobs(study, options.recipe, seeds, options.iterations), options.results)
         if records:
             analyses.append((analyse(study, seeds, records), _command(options, study.name)))
     sections = [claims_markdown([analysis for analysis, _ in analyses])]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vlarl.configs.checks import require_at_least, require_seed
+from vlarl.configs.shift import Shift
 from vlarl.errors import UserError, check_names
 
 Stepping = Literal["fast", "exact"]
@@ -41,6 +42,9 @@ class EnvConfig:
     render_gpus: tuple[int, ...] | None = None
     """GPUs that draw frames, round-robin over the workers; None takes all that are visible, naming all but the policy's
     spares that one. Without a GPU the CPU draws."""
+    shift: str | None = None
+    """LIBERO with a physical difference, KIND=STRENGTH: camera=0.05 (metres to its right), light=0.5, friction=0.5,
+    mass=2 (factors) or delay=2 (env steps until an action is executed)."""
     seed: int = 0
     """Seed of the pools of training and validation starts."""
 
@@ -49,6 +53,10 @@ class EnvConfig:
         require_seed(self, "env")
         check_names("env.stepping", [self.stepping], get_args(Stepping))
         check_names("env.render_profile", [self.render_profile], get_args(RenderProfile))
+        if self.shift is not None:
+            Shift.parse(self.shift)
+            if self.name != "libero":
+                raise UserError(f"env.shift is for libero, the environment is {self.name}: leave it out")
         if self.render_gpus == ():
             raise UserError("env.render_gpus is empty: name a GPU, or leave it out for all")
         if not self.task_ids:

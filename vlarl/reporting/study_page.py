@@ -58,8 +58,8 @@ def claims_markdown(analyses: Sequence[Analysis]) -> str:
     for analysis in analyses:
         for claim in (_claim(c) for c in analysis["claims"]):
             lines.append(
-                f"| {claim['claim']} | {claim['confidence']} | {analysis['study']}: {claim['better']} minus"
-                f" {claim['worse']} | {claim['difference']} | {claim['seeds']} | {claim['verdict']} |"
+                f"| {claim['claim']} | {claim['confidence']} | {analysis['study']}: {claim['pair']} |"
+                f" {claim['difference']} | {claim['seeds']} | {claim['verdict']} |"
             )
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -96,7 +96,10 @@ def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
     else:
         low, high = claim["ci95"]
         difference = f"{claim['points']:+.1f} ({low:+.1f} to {high:+.1f})"
-    return {**claim, "difference": difference}
+    pair = f"{claim['better']} minus {claim['worse']}"
+    if claim["metric"] == "lift":
+        pair = f"{claim['better']}, RL minus {'' if claim['better'] == claim['worse'] else claim['worse'] + ', '}SFT"
+    return {**claim, "difference": difference, "pair": pair}
 
 
 def _learning_curves(variants: Sequence[Mapping[str, Any]]) -> Markup:

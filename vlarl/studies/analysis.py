@@ -18,7 +18,7 @@ from vlarl.studies.records import Record
 Records = Mapping[tuple[str, int], Record]
 """(variant, seed) -> record."""
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
-FINAL = "rl_greedy"
+FINAL, START = "rl_greedy", "sft_greedy"
 MARGIN = 0.02
 """A gain of less than two points counts as none."""
 
@@ -57,9 +57,10 @@ def judge(claim: Claim, seeds: Sequence[int], records: Records) -> dict[str, Any
     if not finished:
         verdict = HOLDS if result["crashed"] and result["crashed"] == len(present) else UNDECIDED
         return result | {"points": None, "ci95": None, "verdict": verdict}
-    if claim.metric == "final":
-        differences = [float(b.outcomes[FINAL].mean() - w.outcomes[FINAL].mean()) for b, w in finished]
-        interval = paired_bootstrap_interval([(w.outcomes[FINAL], b.outcomes[FINAL]) for b, w in finished])
+    if claim.metric in ("final", "lift"):
+        against = FINAL if claim.metric == "final" else START
+        differences = [float(b.outcomes[FINAL].mean() - w.outcomes[against].mean()) for b, w in finished]
+        interval = paired_bootstrap_interval([(w.outcomes[against], b.outcomes[FINAL]) for b, w in finished])
     else:
         differences = [area_under_curve(b) - area_under_curve(w) for b, w in finished]
         interval = mean_interval(differences)
@@ -82,7 +83,7 @@ def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> d
     interval = mean_interval(areas)
     scores = np.array([_per_task(record) for record in finished])
     return row | {
-        "sft": rate(np.concatenate([record.outcomes["sft_greedy"] for record in finished])),
+        "sft": rate(np.concatenate([record.outcomes[START] for record in finished])),
         "final": rate(np.concatenate([record.outcomes[FINAL] for record in finished])),
         "iqm": interquartile_mean(scores),
         "iqm_ci95": list(interquartile_mean_interval(scores)) if len(finished) > 1 else None,

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import unknown_name
 
-Metric = Literal["final", "curve"]
+Metric = Literal["final", "curve", "lift"]
 """final: greedy success on the evaluation starts after RL, starts and seeds paired; curve: success of the rollouts,
-averaged over the env steps of training, seeds paired."""
+averaged over the env steps of training, seeds paired; lift: final of `better` minus SFT's greedy success in `worse`."""
 Change = Callable[[TrainConfig], TrainConfig]
 Confidence = Literal["high", "medium", "low", "stated", "none"]
 
@@ -22,6 +23,21 @@ class Variant:
     about: str
     """What it is, for the table."""
     change: Change = lambda config: config
+    evaluated_in: Callable[[EnvConfig], EnvConfig] | None = None
+    """Another environment for the evaluation of both policies; training is that of the variant without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of the grid: what is trained, and the environment in which it is evaluated."""
+
+    config: TrainConfig
+    env: EnvConfig
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is evaluated in another environment than it was trained in."""
+        return self.env != self.config.env
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +82,7 @@ class Study:
             raise unknown_name(f"variant of the study {self.name}", name, found)
         return found[name]
 
-    def config(self, recipe: TrainConfig, variant: Variant) -> TrainConfig:
-        """The resolved configuration of one run; the recipe brings the seed."""
-        return variant.change(self.configure(recipe))
+    def job(self, recipe: TrainConfig, variant: Variant) -> Job:
+        """One run; the recipe brings the seed."""
+        config = variant.change(self.configure(recipe))
+        return Job(config=config, env=variant.evaluated_in(config.env) if variant.evaluated_in else config.env)

@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
 from vlarl.evaluation.protocol import Evaluation
+from vlarl.studies.base import Job
 from vlarl.system import cpu_cores, machine_card
 from vlarl.training.run_folder import RunFolder, differing_keys, read_json, write_json
 
@@ -43,19 +45,30 @@ class Record:
     """Why the run crashed."""
 
 
-def fingerprint(config: TrainConfig) -> str:
-    """Names a run by its resolved configuration; 16 hexadecimal digits."""
+def fingerprint(config: TrainConfig, evaluated_in: EnvConfig | None = None) -> str:
+    """Names a run by its resolved configuration and the environment of its evaluation, if that is another one.
+
+    16 hexadecimal digits.
+    """
     settings = {key: value for key, value in config.as_dict().items() if key not in NO_INFLUENCE}
-    # Neither slots nor workers change an episode's outcome.
-    settings["env"] = {k: v for k, v in settings["env"].items() if k not in ("num_workers", "render_gpus")}
+    settings["env"] = _env_settings(config.env)
+    if evaluated_in is not None and evaluated_in != config.env:
+        settings["evaluated_in"] = _env_settings(evaluated_in)
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def make_record(config: TrainConfig, folder: RunFolder, error: str | None = None) -> Record:
+def _env_settings(env: EnvConfig) -> dict[str, Any]:
+    # Neither slots nor workers change an episode's outcome.
+    return {key: value for key, value in asdict(env).items() if key not in ("num_workers", "render_gpus")}
+
+
+def make_record(job: Job, folder: RunFolder, error: str | None = None) -> Record:
     """Reads the record of a run from its folder."""
+    config, suffix = job.config, evaluation_suffix(job)
     evaluations = {}
     if error is None:
-        evaluations = {name: Evaluation.load(folder.evaluation(name)) for name in ("sft_greedy", "rl_greedy")}
+        names = ("sft_greedy", "rl_greedy")
+        evaluations = {name: Evaluation.load(folder.evaluation(f"{name}{suffix}")) for name in names}
     episodes = next(iter(evaluations.values())).episodes if evaluations else ()
     history = folder.history()
     ledger = read_json(folder.phases)
@@ -63,8 +76,8 @@ def make_record(config: TrainConfig, folder: RunFolder, error: str | None = None
     warnings = read_json(folder.train_summary)["warnings"] if folder.train_summary.is_file() else []
     machine = machine_card()
     return Record(
-        fingerprint=fingerprint(config),
-        config=config.as_dict(),
+        fingerprint=fingerprint(config, job.env),
+        config=config.as_dict() | ({"evaluated_in": asdict(job.env)} if job.is_elsewhere else {}),
         packages=machine.pop("packages"),
         outcomes={name: evaluation.successes for name, evaluation in evaluations.items()},
         starts=tuple((e.start.task_id, e.start.index) for e in episodes),
@@ -79,6 +92,11 @@ def make_record(config: TrainConfig, folder: RunFolder, error: str | None = None
         },
         error=error,
     )
+
+
+def evaluation_suffix(job: Job) -> str:
+    """What the names of a job's evaluations end with in the run's folder."""
+    return f"_in_{fingerprint(job.config, job.env)}" if job.is_elsewhere else ""
 
 
 def save_record(record: Record, folder: Path) -> Path:

@@ -1,11 +1,11 @@
 """The studies by name."""
 
 from vlarl.errors import unknown_name
-from vlarl.studies import ablations, algorithms, curriculum, process_reward
+from vlarl.studies import ablations, algorithms, curriculum, process_reward, robustness
 from vlarl.studies.base import Study
 
 STUDIES: dict[str, Study] = {
-    module.STUDY.name: module.STUDY for module in (ablations, algorithms, curriculum, process_reward)
+    module.STUDY.name: module.STUDY for module in (ablations, algorithms, curriculum, process_reward, robustness)
 }
 
 

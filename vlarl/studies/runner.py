@@ -1,7 +1,7 @@
 """Makes the runs of a study that have no record yet; SFT is shared by all that start from the same."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,59 +10,68 @@ from vlarl.errors import NonFiniteError
 from vlarl.files import atomic_folder
 from vlarl.recipes import make_recipe
 from vlarl.reporting.progress import Console
-from vlarl.studies.base import Study
+from vlarl.studies.base import Job, Study
 from vlarl.studies.process_reward import with_reward_model
-from vlarl.studies.records import Record, check_comparable, fingerprint, load_record, make_record, save_record
+from vlarl.studies.records import (
+    Record,
+    check_comparable,
+    evaluation_suffix,
+    fingerprint,
+    load_record,
+    make_record,
+    save_record,
+)
 from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder
 
+Jobs = Mapping[tuple[str, int], Job]
+"""(variant, seed) -> run."""
 
-def study_configs(
-    study: Study, recipe: str, seeds: Sequence[int], iterations: int | None = None
-) -> dict[tuple[str, int], TrainConfig]:
-    """(variant, seed) -> resolved configuration; `iterations` replaces the recipe's number of PPO iterations."""
-    configs = {}
+
+def study_jobs(study: Study, recipe: str, seeds: Sequence[int], iterations: int | None = None) -> Jobs:
+    """All runs of a study; `iterations` replaces the recipe's number of PPO iterations."""
+    jobs = {}
     # Seed by seed: what is there first compares all variants.
     for seed in seeds:
         base = replace(make_recipe(recipe), seed=seed)
         if iterations is not None:
             base = replace(base, ppo=replace(base.ppo, num_iterations=iterations))
         for variant in study.variants:
-            configs[variant.name, seed] = study.config(base, variant)
-    return configs
+            jobs[variant.name, seed] = study.job(base, variant)
+    return jobs
 
 
-def find_records(configs: dict[tuple[str, int], TrainConfig], results: Path) -> dict[tuple[str, int], Record]:
+def find_records(jobs: Jobs, results: Path) -> dict[tuple[str, int], Record]:
     """The records that exist.
 
     Raises:
         UserError: runs that cannot be compared.
     """
-    found = {key: load_record(results, fingerprint(config)) for key, config in configs.items()}
+    found = {key: load_record(results, fingerprint(job.config, job.env)) for key, job in jobs.items()}
     records = {key: record for key, record in found.items() if record is not None}
     check_comparable(records.values())
     return records
 
 
-def run_study(
-    configs: dict[tuple[str, int], TrainConfig], output: Path, results: Path, console: Console
-) -> dict[tuple[str, int], Record]:
+def run_study(jobs: Jobs, output: Path, results: Path, console: Console) -> dict[tuple[str, int], Record]:
     """Makes every missing run, each resumable, and returns all records. A crashed run is recorded as such."""
-    records = find_records(configs, results)
-    for number, ((variant, seed), config) in enumerate(configs.items(), 1):
+    records = find_records(jobs, results)
+    for number, ((variant, seed), job) in enumerate(jobs.items(), 1):
+        name = fingerprint(job.config, job.env)
         # Variants may come to the same configuration, and studies share runs.
-        known = records.get((variant, seed)) or load_record(results, fingerprint(config))
+        known = records.get((variant, seed)) or load_record(results, name)
         if known is None:
-            console.line(f"run {number} of {len(configs)}: {variant}, seed {seed} ({fingerprint(config)})")
-            known = run_one(config, output, console)
+            console.line(f"run {number} of {len(jobs)}: {variant}, seed {seed} ({name})")
+            known = run_one(job, output, console)
             save_record(known, results)
         records[variant, seed] = known
     check_comparable(records.values())
     return records
 
 
-def run_one(config: TrainConfig, output: Path, console: Console) -> Record:
+def run_one(job: Job, output: Path, console: Console) -> Record:
     """One run from SFT to its evaluation; an interrupted one goes on."""
+    config = job.config
     folder, resolved = RunFolder(output / "runs" / fingerprint(config)), with_reward_model(config, output, console)
     if not folder.sft_policy.is_dir():
         _copy_sft(_shared_sft(config, output, console), folder, resolved)
@@ -71,10 +80,13 @@ def run_one(config: TrainConfig, output: Path, console: Console) -> Record:
         try:
             run.train()
             run.evaluate("rl", modes=("greedy",))
+            if job.is_elsewhere:
+                for stage in ("sft", "rl"):
+                    run.evaluate_in(job.env, stage, evaluation_suffix(job))
         except NonFiniteError as failure:
             console.line(f"crashed: {failure}")
             error = str(failure)
-    return make_record(config, folder, error)
+    return make_record(job, folder, error)
 
 
 def _shared_sft(config: TrainConfig, output: Path, console: Console) -> RunFolder:

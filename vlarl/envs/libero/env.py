@@ -15,12 +15,13 @@ import numpy as np
 from vlarl.envs.libero.rendering import CAMERA, Renderer  # isort: skip
 
 from vlarl.configs.env import EnvConfig
+from vlarl.configs.shift import Shift
 from vlarl.data.episodes import PROPRIO_DIM
 from vlarl.envs.base import EnvObservation, EnvSpec, Progress, Transition
 from vlarl.envs.libero.cache import TASK_BYTES, TaskFiles, require_room
 from vlarl.envs.libero.goals import goal_reached
-from vlarl.envs.libero.simulation import Scene, Simulation
-from vlarl.envs.libero.starts import NO_MOTION, NUM_STARTS
+from vlarl.envs.libero.simulation import NO_MOTION, Scene, Simulation
+from vlarl.envs.libero.starts import NUM_STARTS
 from vlarl.envs.libero.tasks import SETTLE_STEPS, STEP_LIMITS, LiberoTask, load_task
 from vlarl.envs.libero.tracing import trace
 from vlarl.envs.render_devices import check_gpus
@@ -118,7 +119,7 @@ def _load_shared(config: EnvConfig, task_id: int) -> _Shared:
     if not files.are_complete(config.seed, config.render_profile):
         raise UserError(f"{config.task_suite} task {task_id} is not built: call prepare first")
     try:
-        scene = Scene(files, config.render_profile)
+        scene = Scene(files, config.render_profile, Shift.parse(config.shift) if config.shift else None)
         with np.load(files.starts(config.seed), allow_pickle=False) as raw:
             starts = {name: raw[name] for name in raw.files}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:

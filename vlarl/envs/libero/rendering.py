@@ -31,8 +31,8 @@ import numpy as np  # noqa: E402
 
 from vlarl.configs.env import RenderProfile  # noqa: E402
 from vlarl.envs.libero.goals import joints_pass  # noqa: E402
+from vlarl.envs.libero.tasks import CAMERA  # noqa: E402
 
-CAMERA = "agentview"
 MAX_GEOMS = 2000
 UPSTREAM_MAX_GEOMS = 1000
 HIDDEN_GROUP = 0

@@ -1,20 +1,25 @@
 """One simulated scene: model, data, robot, goal; saved and restored exactly."""
 
 import json
+from collections import deque
 
 import mujoco
 import numpy as np
 
 from vlarl.configs.env import RenderProfile, Stepping
+from vlarl.configs.shift import Shift
 from vlarl.envs.libero.cache import TaskFiles
 from vlarl.envs.libero.exact import ExactRobot
 from vlarl.envs.libero.goals import goal_reached
+from vlarl.envs.libero.shifts import apply_shift
 from vlarl.envs.libero.stepping import Robot, StaleState, leave_out_impossible_contacts, make_stale_state
 from vlarl.envs.libero.tasks import SETTLE_STEPS
 
 FAST_TOLERANCE = 1e-12
 """Of the constraint solver with fast stepping. Upstream's 1e-8 is enough for three solves per substep, but with one it
 can stop early at an impact, and qpos is off by a millimetre."""
+
+NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 class Scene:
@@ -24,10 +29,14 @@ class Scene:
     numbers in both, and the same physics.
     """
 
-    def __init__(self, files: TaskFiles, profile: RenderProfile = "fast") -> None:
+    def __init__(self, files: TaskFiles, profile: RenderProfile = "fast", shift: Shift | None = None) -> None:
         self.profile: RenderProfile = profile
         self.model = mujoco.MjModel.from_binary_path(str(files.model if profile == "fast" else files.reference))
+        if shift is not None:
+            apply_shift(self.model, shift)
         leave_out_impossible_contacts(self.model)
+        self.delay = int(shift.strength) if shift is not None and shift.kind == "delay" else 0
+        """Env steps between an action and its execution."""
         description = json.loads(files.description.read_text())
         self.tolerance = float(self.model.opt.tolerance)
         self.goal = description["goal"]
@@ -52,6 +61,7 @@ class Simulation:
         kinds = {"exact": mujoco.mjtJacobian.mjJAC_AUTO, "fast": mujoco.mjtJacobian.mjJAC_SPARSE}
         self._jacobian = kinds[stepping]
         self._is_stale = False
+        self._forget_pending()
         self._fixture_poses = (
             self.model.body_pos[self.fixture_bodies].copy(),
             self.model.body_quat[self.fixture_bodies].copy(),
@@ -80,7 +90,7 @@ class Simulation:
         return self.robot.lamp_qpos if isinstance(self.robot, ExactRobot) else self.data.qpos
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Everything that the future depends on."""
+        """Everything that the future depends on, but for actions that a shift delays: a start has none."""
         data = self.data
         return {
             "time": np.array(data.time),
@@ -107,11 +117,16 @@ class Simulation:
         self.robot.gripper[:] = snapshot["gripper"]
         # Starts that were saved before objects could rest have none.
         self.robot.resting[:] = snapshot.get("resting", 0)
+        self._forget_pending()
         self._is_stale = False
         # Position and velocity stage only: a full forward pass would change the solver's warm start.
         mujoco.mj_step1(self.model, data)
         if isinstance(self.robot, ExactRobot):
             self.robot.begin_observing(SETTLE_STEPS)
+
+    def _forget_pending(self) -> None:
+        """As if nothing had been done before an episode."""
+        self._pending = deque([NO_MOTION] * self.scene.delay)
 
     def get_state(self) -> np.ndarray:
         """[1 + nq + nv] float64: time, qpos and qvel, as LIBERO's files hold them."""
@@ -140,13 +155,15 @@ class Simulation:
         self.robot.goal_ori[:] = self.scene.stale.rotation
         self.robot.gripper[:] = 0.0
         self.robot.resting[:] = 0
+        self._forget_pending()
         mujoco.mj_forward(model, data)
         self._is_stale = True
         if isinstance(self.robot, ExactRobot):
             self.robot.begin_observing()
 
     def step(self, action: np.ndarray) -> bool:
-        """Executes one action [7] in [-1, 1]; returns whether the goal is reached."""
-        self.robot.step(np.asarray(action, dtype=np.float64), is_stale=self._is_stale)
+        """Takes one action [7] in [-1, 1] and executes it, or a delayed one; returns whether the goal is reached."""
+        self._pending.append(np.asarray(action, dtype=np.float64))
+        self.robot.step(self._pending.popleft(), is_stale=self._is_stale)
         self._is_stale = False
         return goal_reached(self.scene.goal, self.model, self.data)

@@ -22,8 +22,7 @@ from vlarl.configs.env import RenderProfile
 from vlarl.envs.base import SIMULATOR_PACKAGES
 from vlarl.envs.libero.cache import TaskFiles, cache_entries, current_recipe
 from vlarl.envs.libero.recording import CAMERAS
-from vlarl.envs.libero.simulation import Scene, Simulation
-from vlarl.envs.libero.starts import NO_MOTION
+from vlarl.envs.libero.simulation import NO_MOTION, Scene, Simulation
 from vlarl.envs.libero.tasks import SETTLE_STEPS, load_task
 
 TABLE = Path(__file__).with_name("simulator_table.json")

@@ -6,14 +6,13 @@ import mujoco
 import numpy as np
 
 from vlarl.envs.libero.cache import TaskFiles
-from vlarl.envs.libero.simulation import Simulation
+from vlarl.envs.libero.simulation import NO_MOTION, Simulation
 from vlarl.envs.libero.tasks import NUM_INIT_STATES, SETTLE_STEPS, LiberoTask
 from vlarl.types import Split
 
 NUM_STARTS: dict[Split, int] = {"train": 200, "validation": 50, "evaluation": NUM_INIT_STATES}
 JOINT_NOISE = 0.02
 """Standard deviation of the arm's joints in LIBERO's fixed initial states, radians; a reset draws none."""
-NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 def make_starts(task: LiberoTask, files: TaskFiles, upstream: Any, seed: int) -> dict[str, np.ndarray]:  # noqa: ANN401

@@ -30,6 +30,8 @@ STEP_LIMITS: dict[str, int] = STANDARD_LIMITS | {
     for name in PERTURBATIONS
 }
 """Suite -> episode limit in env steps, as in OpenVLA's evaluation; a perturbed suite has its original's."""
+CAMERA = "agentview"
+"""What the policy sees through."""
 SETTLE_STEPS = 10
 """Steps without motion at the start of an episode, while objects drop onto the table (OpenVLA's evaluation)."""
 NUM_INIT_STATES = 50
