@@ -50,6 +50,7 @@ bench-gpu: ## OpenVLA-7B with random weights on a GPU: decoding, PPO update, mem
 
 docs: setup ## the documentation as a site in site/; fails on a broken link
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pytest -q tests/test_docs_site.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 check: setup ## lint, format, types, import order
@@ -63,5 +64,5 @@ format: setup ## put the code in its format
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

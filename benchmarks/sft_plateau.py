@@ -1,6 +1,6 @@
 """Is the quickstart's SFT starved? Trains with the recipe's steps and with twice as many, and evaluates both.
 
-    python benchmarks/sft_plateau.py [--seed 0] [--output runs/sft_plateau] [--json]
+    python benchmarks/sft_plateau.py [--seed 0] [--steps 700 1000 1400 2000] [--output runs/sft_plateau] [--json]
 
 Success on the validation starts (50 per task), greedy and sampled. RL must not shine because SFT was cut short:
 doubling the steps should gain less than 5 points. Everything is kept in the output folder and nothing is done twice.
@@ -50,35 +50,35 @@ def measure(config: TrainConfig, output: Path, console: Console) -> dict:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="seed of demonstrations, weights and batches")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    parser.add_argument("--steps", type=int, nargs="+", help="SFT steps; default: the recipe's and twice as many")
     parser.add_argument("--output", type=Path, default=Path("runs/sft_plateau"), help="folder of the runs")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console()
     config = quickstart(seed=options.seed)
-    steps = config.sft.num_steps
-    doubled = replace(config, sft=replace(config.sft, num_steps=2 * steps))
-    once = measure(config, options.output / f"seed_{options.seed}_{steps}", console)
-    twice = measure(doubled, options.output / f"seed_{options.seed}_{2 * steps}", console)
-    rows = {
+    counts = options.steps or [config.sft.num_steps, 2 * config.sft.num_steps]
+    measured = {}
+    for count in counts:
+        changed = replace(config, sft=replace(config.sft, num_steps=count))
+        measured[count] = measure(changed, options.output / f"seed_{options.seed}_{count}", Console())
+    success = {mode: {count: measured[count][mode].summary() for count in counts} for mode in MODES}
+    gains = {
         mode: {
-            f"{steps} steps": once[mode].summary(),
-            f"{2 * steps} steps": twice[mode].summary(),
-            "gain": compare(once[mode], twice[mode]),
+            count: compare(measured[count][mode], measured[2 * count][mode]) for count in counts if 2 * count in counts
         }
         for mode in MODES
     }
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps({"success": success, "gain of doubling": gains}, indent=2))
         return
-    for mode, row in rows.items():
-        for name in (f"{steps} steps", f"{2 * steps} steps"):
-            low, high = row[name]["ci95"]
-            counts = f"{row[name]['successes']}/{row[name]['episodes']}"
-            print(f"{mode:<8} {name:<12} {counts}, 95 % interval {low:.0%} to {high:.0%}")
-        low, high = row["gain"]["ci95"]
-        print(f"{mode:<8} gain of doubling {row['gain']['points']:+.0f} points ({low:+.0f} to {high:+.0f})")
+    for mode in MODES:
+        for count, row in success[mode].items():
+            low, high = row["ci95"]
+            print(f"{mode:<8} {count} steps: {row['successes']}/{row['episodes']}, 95 % {low:.0%} to {high:.0%}")
+        for count, gain in gains[mode].items():
+            low, high = gain["ci95"]
+            print(f"{mode:<8} doubling {count} steps: {gain['points']:+.0f} points, 95 % {low:+.0f} to {high:+.0f}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _LINK = re.compile(r"(?<=\]\()(?!https?://|#|mailto:)([^)#\s]+)(?=[)#])")
 
 
 def module_pages(package: Path) -> dict[str, str]:
-    """Page -> dotted module, for every module that has a public name, parents before children."""
+    """Page -> dotted module, for every module but `__main__`, parents before children."""
     pages = {}
     for path in sorted(package.rglob("*.py"), key=lambda p: (p.parent, p.name != "__init__.py", p.name)):
         parts = [package.name, *path.relative_to(package).with_suffix("").parts]
@@ -37,7 +37,7 @@ def rewrite_links(text: str, source: str, pages: dict[str, str]) -> str:
     Args:
         text: Markdown.
         source: the file, relative to the repository's root.
-        pages: file of the repository -> page. A link to any other file becomes the file's name.
+        pages: file of the repository -> page. A link to other code becomes its text.
     """
     here = posixpath.dirname(pages[source])
 
@@ -68,9 +68,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     tree: dict[str, list[Any]] = {}
     for page, module in module_pages(ROOT / "vlarl").items():
         parts = module.split(".")
-        section = (
-            parts[1] if (ROOT / "vlarl" / (parts[1] if len(parts) > 1 else "")).is_dir() and len(parts) > 1 else ""
-        )
+        section = parts[1] if len(parts) > 1 and (ROOT / "vlarl" / parts[1]).is_dir() else ""
         tree.setdefault(section, []).append({module.removeprefix("vlarl."): page})
     config.nav.append({"Reference": tree.pop("") + [{name: entries} for name, entries in tree.items()]})
     return config

@@ -78,6 +78,11 @@ def test_a_draw_picks_by_cumulative_probability():
     np.testing.assert_allclose(entropy.numpy(), 1.5 * np.log(2), rtol=1e-6)
 
 
+def test_masked_tokens_have_no_part_in_the_entropy():
+    _, _, entropy = choose_on_cpu(torch.tensor([[0.0, 0.0, torch.finfo(torch.float32).min]]), 1.0, None)
+    assert entropy.item() == pytest.approx(np.log(2), rel=1e-6)
+
+
 def test_numbers_that_are_not_finite_choose_a_token_all_the_same():
     """The learner's checks stop such a run; decoding must not leave its arrays before that."""
     chosen, logprobs, _ = choose_on_cpu(torch.full((2, 5), torch.nan), 1.0, torch.tensor([0.0, 0.9]))

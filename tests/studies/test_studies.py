@@ -126,6 +126,13 @@ def test_runs_that_cannot_be_compared_are_refused():
     with pytest.raises(UserError, match="different starts .start 9 of task 1 is in one of them only"):
         check_comparable([record(1), record(2, starts=STARTS[:-1])])
     check_comparable([record(1), record(2, error="NaN", starts=())])
+    twice = [
+        record(1, policies="one"),
+        record(2, policies="other", config={"seed": 0, "evaluated_in": {"shift": "mass=2"}}),
+    ]
+    with pytest.raises(UserError, match="one configuration that was trained twice"):
+        check_comparable(twice)
+    check_comparable([record(1, policies="one"), record(2, seed=1, policies="other")])
 
 
 def test_the_fingerprint_names_what_decides_the_result():
@@ -174,11 +181,32 @@ def test_a_run_is_evaluated_elsewhere_without_being_trained_again(tmp_path, monk
     records = run_study(study_jobs(study, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
     there, here = records["b", 0], records["a", 0]
     assert len(list((tmp_path / "runs" / "runs").iterdir())) == 1
-    assert there.fingerprint != here.fingerprint and there.curve == here.curve
+    assert there.fingerprint != here.fingerprint and there.policies == here.policies != ""
+    # The training counts once.
+    assert there.curve == () and there.card["env_steps"] != here.card["env_steps"] > 0
+    assert there.card["wall_seconds"] < here.card["wall_seconds"]
     assert there.config["evaluated_in"]["replan_steps"] == 1 and "evaluated_in" not in here.config
     files = {path.name for path in tmp_path.glob("runs/runs/*/evaluations/*.json")}
     assert {f"{stage}_greedy_in_{there.fingerprint}.json" for stage in ("sft", "rl")} < files
     assert "b, RL minus SFT" in claims_markdown([analyse(study, [0], records)])
+
+
+def test_a_crashed_training_is_not_repeated_for_every_environment(tmp_path, monkeypatch):
+    elsewhere = Variant(name="b", about="twice the turns", evaluated_in=lambda env: replace(env, replan_steps=1))
+    study = replace(SMALL, variants=(SMALL.variants[0], elsewhere), claims=(LIFT,))
+    monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
+    jobs = study_jobs(study, "toy", [0])
+    crashed = record(0, error="NaN", outcomes={}, starts=(), fingerprint=fingerprint(jobs["a", 0].config))
+    save_record(crashed, tmp_path / "results")
+    monkeypatch.setattr("vlarl.studies.runner.run_one", lambda *_: pytest.fail("trained again"))
+    records = run_study(jobs, tmp_path / "runs", tmp_path / "results", Console(quiet=True))
+    assert records["b", 0].error == "NaN"
+    assert "b, RL minus SFT | crashed | 1 |" in claims_markdown([analyse(study, [0], records)])
+
+
+def test_a_study_of_one_environment_refuses_others():
+    with pytest.raises(UserError, match="the study robustness needs libero, the recipe toy trains on toy: choose"):
+        study_jobs(STUDIES["robustness"], "toy", [0])
 
 
 def test_a_crashed_run_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from vlarl.cli.quickstart import headline, run_quickstart
@@ -89,6 +91,33 @@ def test_minutes_cap_ends_training_early_and_says_so(tmp_path):
     assert summary["truncated_by_time"] is True
     assert summary["iterations"] == 0
     assert summary["rl"]["episodes"] == 4
+
+
+class EndsAfter:
+    """A deadline that has passed when it is asked for the n-th time."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __lt__(self, now: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_run_that_time_ends_between_two_validations_keeps_what_it_learned(tmp_path, monkeypatch):
+    config = toy()
+    ppo = replace(config.ppo, num_iterations=4, rollout_batch_size=4, minibatch_size=8, microbatch_size=8)
+    evaluation = replace(config.evaluation, validation_interval=4, validation_episodes_per_task=1)
+    config = replace(config, env=replace(config.env, num_envs=4, num_workers=1), ppo=ppo, evaluation=evaluation)
+    monkeypatch.setattr(Run, "_deadline", lambda _: EndsAfter(3))
+    # Every validation ties, and then the newer checkpoint is the better one.
+    solved = SimpleNamespace(successes=np.ones(2, dtype=bool), episodes=(None, None))
+    monkeypatch.setattr("vlarl.training.trainer.evaluate", lambda *_, **__: (solved, {}))
+    with Run(RunFolder(tmp_path / "run"), config, Console(quiet=True)) as run:
+        run.train()
+        summary = json.loads(run.folder.train_summary.read_text())
+    assert summary["truncated_by_time"] is True
+    assert summary["iteration"] == summary["chosen_iteration"] == 3
 
 
 def test_differing_keys_names_settings():

@@ -99,7 +99,7 @@ def main(command: str, argv: Sequence[str]) -> int:
             )
     if options.output:
         result.save(options.output)
-    summary: dict[str, Any] = {"task_suite": config.task_suite} | result.summary()
+    summary: dict[str, Any] = {"task_suite": config.task_suite, "shift": config.shift} | result.summary()
     if options.failures:
         kinds = classify_failures(config, result, actions, console)
         summary["failures"] = count_failures(kinds.values())
@@ -146,7 +146,7 @@ def _table(summary: dict[str, Any], instructions: dict[int, str]) -> list[str]:
 
     lines = [f"{'task':<60} {'success':>8} {'rate':>7}   95 % interval"]
     lines += [line(f"{t} {text}"[:60], summary["per_task"][str(t)]) for t, text in sorted(instructions.items())]
-    lines.append(line(summary["task_suite"], summary))
+    lines.append(line(summary["task_suite"] + (f", {summary['shift']}" if summary["shift"] else ""), summary))
     if "failures" in summary:
         lines.append("failed: " + ", ".join(f"{kind} {count}" for kind, count in summary["failures"].items()))
     if "expected" in summary:

@@ -10,6 +10,7 @@ import tyro
 from vlarl.cli.options import parse, print_json
 from vlarl.errors import UserError
 from vlarl.files import write_text
+from vlarl.recipes import make_recipe
 from vlarl.reporting.progress import Console
 from vlarl.reporting.study_page import claims_markdown, render_study, study_markdown
 from vlarl.studies.analysis import analyse
@@ -86,7 +87,7 @@ def _command(options: StudyOptions, name: str) -> str:
 
 
 def _publish(options: StudyOptions) -> None:
-    """Writes every study that has a record between the markers of the document.
+    """Writes every study that has records of more than one variant between the markers of the document.
 
     Raises:
         UserError: the document is missing or lacks the markers.
@@ -95,10 +96,14 @@ def _publish(options: StudyOptions) -> None:
     if BEGIN not in text or END not in text:
         raise UserError(f"{options.document} lacks the lines `{BEGIN}` and `{END}`, between which the tables go")
     analyses: list[tuple[dict[str, Any], str]] = []
+    environment = make_recipe(options.recipe).env.name
     for study in STUDIES.values():
+        if study.environment not in (None, environment):
+            continue
         seeds = range(options.seeds)
         records = find_records(study_jobs(study, options.recipe, seeds, options.iterations), options.results)
-        if records:
+        # One variant alone is another study's run.
+        if len({variant for variant, _ in records}) > 1:
             analyses.append((analyse(study, seeds, records), _command(options, study.name)))
     sections = [claims_markdown([analysis for analysis, _ in analyses])]
     sections += [study_markdown(analysis, command) for analysis, command in analyses]

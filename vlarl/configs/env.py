@@ -16,7 +16,7 @@ class EnvConfig:
     """A vectorised environment.
 
     Raises:
-        UserError: if a size is impossible.
+        UserError: if a size or a shift is impossible.
     """
 
     name: str = "libero"

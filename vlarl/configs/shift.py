@@ -13,6 +13,7 @@ KINDS: dict[str, str] = {
     "delay": "env steps (50 ms each) before an action is executed",
 }
 """Kind -> what its strength is."""
+_LIMITS = {"camera": (-1.0, 1.0), "delay": (1.0, 100.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class Shift:
             strength = float(number)
         except ValueError:
             strength = math.nan
-        is_possible = math.isfinite(strength) and (kind == "camera" or strength > 0)
-        if not is_possible or (kind == "delay" and strength != int(strength)):
-            allowed = {"camera": "a number", "delay": "a whole number from 1"}.get(kind, "a positive number")
-            raise UserError(f"the shift {text!r} needs {allowed}, {KINDS[kind]}: for example {kind}=2")
+        low, high = _LIMITS.get(kind, (0.01, 100.0))
+        if not low <= strength <= high or (kind == "delay" and strength != int(strength)):
+            number = "a whole number" if kind == "delay" else "a number"
+            raise UserError(f"the shift {text!r} needs {number} from {low:g} to {high:g}: {KINDS[kind]}")
         return cls(kind=kind, strength=strength)

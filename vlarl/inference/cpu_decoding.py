@@ -153,7 +153,8 @@ def _write_choices(logits, temperature, is_greedy, uniforms, chosen, logprobs, e
         _exponentiate(shares, powers)
         for i in range(size):
             total += shares[i]
-            weighted += shares[i] * scores[i]
+            # As _exponentiate does: a token that is masked has next to no share, and none in the entropy.
+            weighted += shares[i] * max(scores[i], np.float32(-87))
         picked = 0
         if is_greedy:
             while picked < size - 1 and scores[picked] < 0:

@@ -1,15 +1,16 @@
 """Batched decoding of action tokens with a key-value cache, in the learner's process."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import LlamaModel
 
 from vlarl.errors import UserError
 from vlarl.inference.base import PublishedWeights
 from vlarl.inference.captured import CapturedCall
-from vlarl.inference.cpu_decoding import CpuStepper, choose_on_cpu
 from vlarl.inference.llama_decoding import LlamaStepper, PromptCache, Turn
 from vlarl.policies.vla import PolicyInputs, VLAPolicy, at_least_float32
 from vlarl.types import Generation, Observation
@@ -80,7 +81,7 @@ class LocalGenerator:
 
     def _take(self, policy: VLAPolicy) -> None:
         self._policy = policy
-        self._stepper = (CpuStepper if _is_compiled(policy) else LlamaStepper)(policy.trunk.decoder)
+        self._stepper = _make_stepper(policy.trunk.decoder, _is_compiled(policy))
         self._turns: dict[tuple[int, int, bool], tuple[Turn, Tensor, CapturedCall[Decoded]]] = {}
 
     def _sizes(self, batch: int, length: int) -> tuple[int, int]:
@@ -111,6 +112,23 @@ def _is_compiled(policy: VLAPolicy) -> bool:
     return policy.device.type == "cpu" and policy.trunk.decoder.norm.weight.dtype == torch.float32
 
 
+def _make_stepper(decoder: LlamaModel, is_compiled: bool) -> LlamaStepper:
+    if not is_compiled:
+        return LlamaStepper(decoder)
+    # Here: a machine that decodes on a GPU needs no compiler's cache.
+    from vlarl.inference.cpu_decoding import CpuStepper
+
+    return CpuStepper(decoder)
+
+
+def _chooser(is_compiled: bool) -> Callable[[Tensor, float, Tensor | None], tuple[Tensor, Tensor, Tensor]]:
+    if not is_compiled:
+        return choose
+    from vlarl.inference.cpu_decoding import choose_on_cpu
+
+    return choose_on_cpu
+
+
 def _sample_turn(
     policy: VLAPolicy, stepper: LlamaStepper, turn: Turn, temperature: float, uniforms: Tensor | None
 ) -> Decoded:
@@ -119,7 +137,7 @@ def _sample_turn(
     batch, num_tokens = len(hidden), policy.config.num_action_tokens
     tokens = torch.empty(batch, num_tokens, dtype=torch.int64, device=hidden.device)
     logprobs, entropy = torch.empty(2, batch, num_tokens, device=hidden.device)
-    choose_tokens = choose_on_cpu if _is_compiled(policy) else choose
+    choose_tokens = _chooser(_is_compiled(policy))
     for index in range(num_tokens):
         uniform = None if uniforms is None else uniforms[:, index]
         chosen, logprobs[:, index], entropy[:, index] = choose_tokens(trunk.logits(hidden), temperature, uniform)

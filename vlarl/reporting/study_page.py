@@ -21,7 +21,7 @@ def render_study(analysis: Analysis, command: str) -> str:
         "study.html.j2",
         study=analysis,
         command=command,
-        names=legend([(color(i), v["name"]) for i, v in enumerate(analysis["variants"])]),
+        names=legend([(color(i), v["name"]) for i, v in enumerate(analysis["variants"]) if v["curves"]]),
         curve=_learning_curves(analysis["variants"]) if curves else None,
         rows=[_row(v) for v in analysis["variants"]],
         claims=[_claim(c) for c in analysis["claims"]],
@@ -36,7 +36,7 @@ def study_markdown(analysis: Analysis, command: str) -> str:
     for row in (_row(v) for v in analysis["variants"]):
         cells = (f"{row['name']}: {row['about']}", *(row[key] for key in _FIGURES))
         lines.append(f"| {' | '.join(cells)} |")
-    cards = [v["card"] for v in analysis["variants"] if v["curves"]]
+    cards = [v["card"] for v in analysis["variants"] if "card" in v]
     if cards:
         steps, hours = sum(c["env_steps"] for c in cards), sum(c["core_hours"] for c in cards)
         memory = max(c["peak_rss_bytes"] for c in cards) / 2**30
@@ -81,7 +81,7 @@ def _rate(value: Mapping[str, Any] | None) -> str:
 
 def _mean(value: float | None, ci95: Sequence[float] | None) -> str:
     if value is None:
-        return "no run"
+        return "none"
     if ci95 is None:
         return percent(value)
     low, high = (percent(min(1.0, max(0.0, bound))) for bound in ci95)
@@ -90,7 +90,7 @@ def _mean(value: float | None, ci95: Sequence[float] | None) -> str:
 
 def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
     if claim["points"] is None:
-        difference = f"{claim['worse']} crashed" if claim["crashed"] else "no runs"
+        difference = f"{claim['worse']} crashed" if claim["crashed"] else "crashed" if claim["seeds"] else "no runs"
     elif claim["ci95"] is None:
         difference = f"{claim['points']:+.1f}, one seed: no interval"
     else:

@@ -79,17 +79,17 @@ def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> d
     row["warnings"] = sorted({kind for record in found for kind in record.warnings})
     if not finished:
         return row | dict.fromkeys(("sft", "final", "iqm", "iqm_ci95", "area", "area_ci95")) | {"curves": []}
-    areas = [area_under_curve(record) for record in finished]
-    interval = mean_interval(areas)
+    areas = [area_under_curve(record) for record in finished if record.curve]
+    interval = mean_interval(areas) if areas else None
     scores = np.array([_per_task(record) for record in finished])
     return row | {
         "sft": rate(np.concatenate([record.outcomes[START] for record in finished])),
         "final": rate(np.concatenate([record.outcomes[FINAL] for record in finished])),
         "iqm": interquartile_mean(scores),
         "iqm_ci95": list(interquartile_mean_interval(scores)) if len(finished) > 1 else None,
-        "area": float(np.mean(areas)),
+        "area": float(np.mean(areas)) if areas else None,
         "area_ci95": None if interval is None else list(interval),
-        "curves": [[list(point) for point in record.curve] for record in finished],
+        "curves": [[list(point) for point in record.curve] for record in finished if record.curve],
         "card": _card(finished),
     }
 

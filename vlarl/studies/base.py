@@ -6,7 +6,7 @@ from typing import Literal
 
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import TrainConfig
-from vlarl.errors import unknown_name
+from vlarl.errors import UserError, unknown_name
 
 Metric = Literal["final", "curve", "lift"]
 """final: greedy success on the evaluation starts after RL, starts and seeds paired; curve: success of the rollouts,
@@ -66,6 +66,8 @@ class Study:
     claims: tuple[Claim, ...]
     configure: Change = lambda config: config
     """What all variants share, made from the recipe (tasks, budget)."""
+    environment: str | None = None
+    """The only environment that has its variants; None: any."""
 
     def __post_init__(self) -> None:
         for claim in self.claims:
@@ -83,6 +85,15 @@ class Study:
         return found[name]
 
     def job(self, recipe: TrainConfig, variant: Variant) -> Job:
-        """One run; the recipe brings the seed."""
+        """One run; the recipe brings the seed.
+
+        Raises:
+            UserError: the recipe's environment has not what the study changes.
+        """
+        if self.environment not in (None, recipe.env.name):
+            raise UserError(
+                f"the study {self.name} needs {self.environment}, the recipe {recipe.recipe} trains on"
+                f" {recipe.env.name}: choose another --recipe"
+            )
         config = variant.change(self.configure(recipe))
         return Job(config=config, env=variant.evaluated_in(config.env) if variant.evaluated_in else config.env)

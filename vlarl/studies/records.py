@@ -43,6 +43,8 @@ class Record:
     """Env steps, wall seconds, core-hours, peak memory in bytes, machine."""
     error: str | None = None
     """Why the run crashed."""
+    policies: str = ""
+    """Names the weights of both policies: records of one training have the same."""
 
 
 def fingerprint(config: TrainConfig, evaluated_in: EnvConfig | None = None) -> str:
@@ -58,21 +60,30 @@ def fingerprint(config: TrainConfig, evaluated_in: EnvConfig | None = None) -> s
 
 
 def _env_settings(env: EnvConfig) -> dict[str, Any]:
-    # Neither slots nor workers change an episode's outcome.
-    return {key: value for key, value in asdict(env).items() if key not in ("num_workers", "render_gpus")}
+    # Workers do not change an episode's outcome. A setting that is off names nothing: there was a time before it.
+    without = ("num_workers", "render_gpus", *(("shift",) if env.shift is None else ()))
+    return {key: value for key, value in asdict(env).items() if key not in without}
 
 
-def make_record(job: Job, folder: RunFolder, error: str | None = None) -> Record:
-    """Reads the record of a run from its folder."""
-    config, suffix = job.config, evaluation_suffix(job)
+def make_record(
+    job: Job, folder: RunFolder, error: str | None = None, evaluation_seconds: float | None = None
+) -> Record:
+    """Reads the record of a run from its folder.
+
+    Args:
+        job: what was run.
+        folder: of its training.
+        error: why it crashed.
+        evaluation_seconds: of a job that is evaluated elsewhere: its training counts in another record.
+    """
+    config = job.config
     evaluations = {}
     if error is None:
-        names = ("sft_greedy", "rl_greedy")
-        evaluations = {name: Evaluation.load(folder.evaluation(f"{name}{suffix}")) for name in names}
+        evaluations = {f"{s}_greedy": Evaluation.load(evaluation_file(job, folder, s)) for s in ("sft", "rl")}
     episodes = next(iter(evaluations.values())).episodes if evaluations else ()
-    history = folder.history()
+    history = [] if job.is_elsewhere else folder.history()
     ledger = read_json(folder.phases)
-    seconds = sum(ledger["seconds"].values())
+    seconds = evaluation_seconds if evaluation_seconds is not None else sum(ledger["seconds"].values())
     warnings = read_json(folder.train_summary)["warnings"] if folder.train_summary.is_file() else []
     machine = machine_card()
     return Record(
@@ -84,19 +95,30 @@ def make_record(job: Job, folder: RunFolder, error: str | None = None) -> Record
         curve=tuple((int(row["env_steps"]), float(row["charts/success_rate"])) for row in history),
         warnings=tuple(sorted({warning["code"] for warning in warnings})),
         card={
-            "env_steps": int(history[-1]["env_steps"]) if history else 0,
+            "env_steps": int(history[-1]["env_steps"]) if history else sum(e.env_steps for e in evaluations.values()),
             "wall_seconds": seconds,
             "core_hours": seconds * cpu_cores() / 3600,
             "peak_rss_bytes": ledger["peak_rss_bytes"],
             "machine": machine,
         },
         error=error,
+        policies=_policies(folder) if error is None else "",
     )
 
 
-def evaluation_suffix(job: Job) -> str:
-    """What the names of a job's evaluations end with in the run's folder."""
-    return f"_in_{fingerprint(job.config, job.env)}" if job.is_elsewhere else ""
+def _policies(folder: RunFolder) -> str:
+    """Names the weights of both policies."""
+    digest = hashlib.sha256()
+    for policy in (folder.sft_policy, folder.rl_policy):
+        for path in sorted(policy.glob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def evaluation_file(job: Job, folder: RunFolder, stage: str) -> Path:
+    """Where the greedy evaluation of a stage's policy is, in the folder of the job's training."""
+    suffix = f"_in_{fingerprint(job.config, job.env)}" if job.is_elsewhere else ""
+    return folder.evaluation(f"{stage}_greedy{suffix}")
 
 
 def save_record(record: Record, folder: Path) -> Path:
@@ -141,12 +163,21 @@ def load_record(folder: Path, name: str) -> Record | None:
 
 
 def check_comparable(records: Iterable[Record]) -> None:
-    """Refuses to mix runs that were made with other packages or evaluated on other starts.
+    """Refuses to mix runs that were made with other packages, evaluated on other starts, or of one training made twice.
 
     Raises:
         UserError: names the first difference.
     """
     finished = [record for record in records if record.error is None]
+    policies: dict[str, Record] = {}
+    for record in finished:
+        training = json.dumps({k: v for k, v in record.config.items() if k != "evaluated_in"}, sort_keys=True)
+        other = policies.setdefault(training, record)
+        if other.policies != record.policies:
+            raise UserError(
+                f"records {other.fingerprint} and {record.fingerprint} are of one configuration that was trained twice,"
+                " perhaps on two machines: their policies differ; delete one of them, the study evaluates again"
+            )
     for record in finished[1:]:
         first = finished[0]
         packages = differing_keys(dict(first.packages), dict(record.packages))

@@ -50,6 +50,7 @@ STUDY = Study(
     name="robustness",
     question="Does RL's gain survive where the world differs from training?",
     variants=CONDITIONS,
+    environment="libero",
     claims=tuple(
         Claim(
             text=f"RL is above SFT: {condition.about}",

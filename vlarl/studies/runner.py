@@ -11,11 +11,11 @@ from vlarl.files import atomic_folder
 from vlarl.recipes import make_recipe
 from vlarl.reporting.progress import Console
 from vlarl.studies.base import Job, Study
+from vlarl.studies.elsewhere import evaluate_elsewhere
 from vlarl.studies.process_reward import with_reward_model
 from vlarl.studies.records import (
     Record,
     check_comparable,
-    evaluation_suffix,
     fingerprint,
     load_record,
     make_record,
@@ -60,6 +60,11 @@ def run_study(jobs: Jobs, output: Path, results: Path, console: Console) -> dict
         name = fingerprint(job.config, job.env)
         # Variants may come to the same configuration, and studies share runs.
         known = records.get((variant, seed)) or load_record(results, name)
+        training = load_record(results, fingerprint(job.config)) if known is None else None
+        if training is not None and training.error is not None:
+            # It would crash again, for every environment it is to be evaluated in.
+            known = replace(training, fingerprint=name)
+            save_record(known, results)
         if known is None:
             console.line(f"run {number} of {len(jobs)}: {variant}, seed {seed} ({name})")
             known = run_one(job, output, console)
@@ -75,18 +80,17 @@ def run_one(job: Job, output: Path, console: Console) -> Record:
     folder, resolved = RunFolder(output / "runs" / fingerprint(config)), with_reward_model(config, output, console)
     if not folder.sft_policy.is_dir():
         _copy_sft(_shared_sft(config, output, console), folder, resolved)
-    error = None
+    error, seconds = None, None
     with Run(folder, resolved, console) as run:
         try:
             run.train()
             run.evaluate("rl", modes=("greedy",))
-            if job.is_elsewhere:
-                for stage in ("sft", "rl"):
-                    run.evaluate_in(job.env, stage, evaluation_suffix(job))
         except NonFiniteError as failure:
             console.line(f"crashed: {failure}")
             error = str(failure)
-    return make_record(job, folder, error)
+    if job.is_elsewhere and error is None:
+        seconds = evaluate_elsewhere(job, folder, console)
+    return make_record(job, folder, error, seconds)
 
 
 def _shared_sft(config: TrainConfig, output: Path, console: Console) -> RunFolder:

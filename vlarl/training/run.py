@@ -11,10 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.data.libero_hdf5 import read_demonstrations
-from vlarl.envs.base import EnvSpec, environment_module, make_spec
+from vlarl.envs.base import environment_module
 from vlarl.envs.vector import VectorEnv
 from vlarl.errors import UserError
 from vlarl.evaluation.protocol import Evaluation, blank_images, evaluate, swap_instructions
@@ -215,16 +214,6 @@ class Run:
             results[mode] = self._evaluation(f"{stage}_{mode}", stage, temperature, None)
         return results
 
-    def evaluate_in(self, env: EnvConfig, stage: Stage, suffix: str) -> Evaluation:
-        """Evaluates a stage's policy greedily in another environment; its file's name ends with `suffix`."""
-        name = f"{stage}_greedy{suffix}"
-        if self.folder.evaluation(name).is_file():
-            return Evaluation.load(self.folder.evaluation(name))
-        spec = make_spec(env)
-        environment_module(env.name).prepare(env, self.console.line)
-        with VectorEnv(env) as envs:
-            return self._evaluation(name, stage, 0.0, None, spec, Collector(envs, env.replan_steps))
-
     def probe(self) -> dict[str, Evaluation]:
         """Does the RL policy listen and look? Greedy, with swapped instructions and with blank images."""
         if len(self.config.env.task_ids) > 1:
@@ -252,20 +241,13 @@ class Run:
         return rate is not None and (self.folder.demonstrations / rate["file"]).is_file()
 
     def _evaluation(
-        self,
-        name: str,
-        stage: Stage,
-        temperature: float,
-        transform: ObservationTransform | None,
-        spec: EnvSpec | None = None,
-        collector: Collector | None = None,
+        self, name: str, stage: Stage, temperature: float, transform: ObservationTransform | None
     ) -> Evaluation:
-        """Evaluates, unless that has been done; without `spec` and `collector` in the run's own environment."""
         path = self.folder.evaluation(name)
         if path.is_file():
             return Evaluation.load(path)
         policy = load_policy(self.folder.sft_policy if stage == "sft" else self.folder.rl_policy)
-        spec, collector = spec or self.spec, collector or self.collector
+        collector = self.collector
         probe = transform is not None
         count = self.config.evaluation.probe_episodes_per_task if probe else self.config.evaluation.episodes_per_task
         label = name.replace("_", " ")
@@ -275,7 +257,7 @@ class Run:
                 result, actions = evaluate(
                     collector,
                     make_generator(self.config, policy),
-                    spec,
+                    self.spec,
                     task_ids=self.config.env.task_ids,
                     split="evaluation",
                     episodes_per_task=count,

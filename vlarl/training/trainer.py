@@ -115,6 +115,7 @@ class Trainer:
         for iteration in range(self.state.iteration, total):
             if self.deadline is not None and time.monotonic() > self.deadline:
                 self.state.truncated_by_time = True
+                self._validate_where_time_ended()
                 break
             started = time.perf_counter()
             waiting = self._submit(waiting, iteration)
@@ -260,6 +261,13 @@ class Trainer:
         interval = self.config.evaluation.validation_interval
         done = self.state.iteration - self.config.ppo.critic_warmup_iterations
         return interval > 0 and done >= 0 and (done % interval == 0 or last)
+
+    def _validate_where_time_ended(self) -> None:
+        """Without it, the best checkpoint of a run that ends early could be one from before it learned anything."""
+        has_learned = self.state.iteration > self.config.ppo.critic_warmup_iterations
+        is_known = bool(self.history) and "evaluation/validation_success" in self.history[-1]
+        if has_learned and self.config.evaluation.validation_interval > 0 and not is_known:
+            self._validate()
 
     def _validate(self) -> dict[str, float]:
         """Greedy success on validation starts; the best checkpoint so far is remembered."""

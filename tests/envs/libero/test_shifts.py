@@ -26,12 +26,12 @@ def motion(steps: int) -> np.ndarray:
     ("text", "message"),
     [
         ("lihgt=0.5", "unknown shift 'lihgt'.*light"),
-        ("light", "'light' needs a positive number"),
-        ("mass=0", "needs a positive number"),
-        ("friction=nan", "needs a positive number"),
-        ("delay=1.5", "needs a whole number from 1"),
-        ("delay=0", "needs a whole number from 1"),
-        ("camera=left", "'camera=left' needs a number, metres"),
+        ("light", "'light' needs a number from 0.01 to 100: factor on all lights"),
+        ("mass=0", "needs a number from 0.01 to 100"),
+        ("friction=nan", "needs a number from 0.01 to 100"),
+        ("delay=1.5", "needs a whole number from 1 to 100"),
+        ("delay=1e9", "needs a whole number from 1 to 100"),
+        ("camera=left", "'camera=left' needs a number from -1 to 1: metres"),
     ],
 )
 def test_impossible_shifts_are_refused(text, message):

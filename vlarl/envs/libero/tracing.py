@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from vlarl.envs.libero.goals import goal_body, unmet_goals
-from vlarl.envs.libero.simulation import Simulation
+from vlarl.envs.libero.simulation import NO_MOTION, Simulation
 from vlarl.types import EpisodeTrace
 
 
@@ -31,10 +31,12 @@ def trace(simulation: Simulation, actions: Sequence[np.ndarray] | np.ndarray) ->
         raise ValueError("the episode did not fail")
     is_carried = "joints" not in goal[unmet[0]]
     distance, height = (np.array([row[part][unmet[0]] for row in rows]) for part in (0, 1))
+    # A shift can delay what was commanded.
+    executed = [NO_MOTION] * simulation.scene.delay + list(actions)
     return EpisodeTrace(
         distance=distance,
         height=height if is_carried else np.zeros_like(height),
-        closing=np.array([action[6] > 0 for action in actions]),
+        closing=np.array([action[6] > 0 for action in executed[: len(actions)]]),
         is_carried=is_carried,
     )
 
