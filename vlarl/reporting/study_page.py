@@ -65,12 +65,16 @@ def claims_markdown(analyses: Sequence[Analysis]) -> str:
 
 
 def _row(variant: Mapping[str, Any]) -> dict[str, str]:
+    # Evaluated elsewhere: the curve is that of its training, in another row.
+    is_elsewhere = variant["final"] is not None and not variant["curves"]
+    area = "that of its training" if is_elsewhere else _mean(variant["area"], variant["area_ci95"])
     return {
         "name": variant["name"],
         "about": variant["about"],
         "runs": f"{variant['runs']}" + (f", {variant['crashed']} crashed" if variant["crashed"] else ""),
         **{stage: _rate(variant[stage]) for stage in ("sft", "final")},
-        **{name: _mean(variant[name], variant[f"{name}_ci95"]) for name in ("iqm", "area")},
+        "iqm": _mean(variant["iqm"], variant["iqm_ci95"]),
+        "area": area,
         "warnings": ", ".join(variant["warnings"]) or "nothing",
     }
 
@@ -81,7 +85,7 @@ def _rate(value: Mapping[str, Any] | None) -> str:
 
 def _mean(value: float | None, ci95: Sequence[float] | None) -> str:
     if value is None:
-        return "none"
+        return "no run"
     if ci95 is None:
         return percent(value)
     low, high = (percent(min(1.0, max(0.0, bound))) for bound in ci95)
