@@ -1,5 +1,6 @@
 """Batched decoding of action tokens with a key-value cache, in the learner's process."""
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 
@@ -108,8 +109,9 @@ class LocalGenerator:
 
 
 def _is_compiled(policy: VLAPolicy) -> bool:
-    """Whether the small operations of a step are compiled functions."""
-    return policy.device.type == "cpu" and policy.trunk.decoder.norm.weight.dtype == torch.float32
+    """Whether the small operations of a step are compiled functions; a machine that only trains may lack numba."""
+    is_float32_on_cpu = policy.device.type == "cpu" and policy.trunk.decoder.norm.weight.dtype == torch.float32
+    return is_float32_on_cpu and importlib.util.find_spec("numba") is not None
 
 
 def _make_stepper(decoder: LlamaModel, is_compiled: bool) -> LlamaStepper:
