@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vlarl.configs.env import EnvConfig
+from vlarl.envs.libero.tasks import PERTURBATIONS
 from vlarl.studies.base import Claim, Study, Variant
 
 SHIFTS: dict[str, tuple[str, tuple[float, float, float]]] = {
@@ -17,13 +18,6 @@ SHIFTS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "delay": ("actions executed {:g} env steps (50 ms each) late", (1.0, 2.0, 3.0)),
 }
 """Kind -> what it is, and three strengths."""
-SUITES: dict[str, str] = {
-    "lan": "LIBERO-PRO: the instruction in other words",
-    "object": "LIBERO-PRO: other looks of the objects",
-    "swap": "LIBERO-PRO: objects in exchanged places",
-    "task": "LIBERO-PRO: another goal in the same scene",
-}
-"""LIBERO-PRO's perturbations, suites of the same tasks."""
 
 
 def _shifted(shift: str) -> Callable[[EnvConfig], EnvConfig]:
@@ -40,8 +34,9 @@ def _conditions() -> tuple[Variant, ...]:
         for strength in strengths:
             shift = f"{kind}={strength:g}"
             found.append(Variant(name=shift, about=about.format(strength), evaluated_in=_shifted(shift)))
-    for name, about in SUITES.items():
-        found.append(Variant(name=f"libero-pro-{name}", about=about, evaluated_in=_in_suite(name)))
+    for name, about in PERTURBATIONS.items():
+        variant = Variant(name=f"libero-pro-{name}", about=f"LIBERO-PRO: {about}", evaluated_in=_in_suite(name))
+        found.append(variant)
     return tuple(found)
 
 
