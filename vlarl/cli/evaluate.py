@@ -7,19 +7,16 @@ from typing import Any, Literal
 
 from vlarl.cli.options import parse, print_json
 from vlarl.configs.env import EnvConfig, RenderProfile, Stepping
-from vlarl.envs.base import environment_module, make_spec
-from vlarl.envs.vector import VectorEnv
+from vlarl.envs.base import make_spec
 from vlarl.errors import UserError
 from vlarl.evaluation.failures import count_failures
-from vlarl.evaluation.protocol import Evaluation, compare, evaluate
-from vlarl.inference.local import LocalGenerator
+from vlarl.evaluation.protocol import Evaluation, compare
 from vlarl.policies.checkpoint import load_policy
 from vlarl.policies.registry import AnyPolicyConfig
 from vlarl.recipes import openvla_env, quickstart
 from vlarl.reporting.progress import Console
-from vlarl.rollout.collector import Collector
-from vlarl.system import require_rendering
 from vlarl.training.failures import classify_failures, require_traces
+from vlarl.training.policy_evaluation import evaluate_policy
 from vlarl.training.run_folder import load_env_config
 
 
@@ -79,24 +76,17 @@ def main(command: str, argv: Sequence[str]) -> int:
     config = _env_config(options, policy.config)
     if options.failures:
         require_traces(config.name)
-    spec = make_spec(config)
+    instructions = make_spec(config).instructions
     console = Console()
-    if spec.needs_rendering:
-        require_rendering()
-    environment_module(config.name).prepare(config, console.line)
-    with VectorEnv(config) as envs:
-        total = options.episodes * len(config.task_ids)
-        with console.episodes(f"evaluation of {options.policy}", total) as progress:
-            result, actions = evaluate(
-                Collector(envs, config.replan_steps),
-                LocalGenerator(policy, options.temperature or 1.0),
-                spec,
-                task_ids=config.task_ids,
-                split=options.split,
-                episodes_per_task=options.episodes,
-                temperature=options.temperature,
-                progress=progress,
-            )
+    result, actions = evaluate_policy(
+        policy,
+        config,
+        console,
+        label=f"evaluation of {options.policy}",
+        episodes_per_task=options.episodes,
+        split=options.split,
+        temperature=options.temperature,
+    )
     if options.output:
         result.save(options.output)
     summary: dict[str, Any] = {"task_suite": config.task_suite, "shift": config.shift} | result.summary()
@@ -110,7 +100,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     if options.json:
         print_json(summary)
     else:
-        print("\n".join(_table(summary, {t: spec.instructions[t] for t in config.task_ids})))
+        print("\n".join(_table(summary, {t: instructions[t] for t in config.task_ids})))
     return 0
 
 

@@ -2,16 +2,11 @@
 
 import time
 
-from vlarl.envs.base import environment_module, make_spec
-from vlarl.envs.vector import VectorEnv
-from vlarl.evaluation.protocol import evaluate
 from vlarl.policies.checkpoint import load_policy
 from vlarl.reporting.progress import Console
-from vlarl.rollout.collector import Collector
 from vlarl.studies.base import Job
 from vlarl.studies.records import evaluation_file
-from vlarl.system import require_rendering
-from vlarl.training.build import make_generator
+from vlarl.training.policy_evaluation import evaluate_policy
 from vlarl.training.run_folder import RunFolder
 
 
@@ -22,26 +17,16 @@ def evaluate_elsewhere(job: Job, folder: RunFolder, console: Console) -> float:
         MissingSystemLibraryError: the environment renders, and rendering does not work.
         UserError: the policies cannot read the environment's instructions.
     """
-    spec, started = make_spec(job.env), time.monotonic()
-    if spec.needs_rendering:
-        require_rendering()
-    environment_module(job.env.name).prepare(job.env, console.line)
-    count = job.config.evaluation.episodes_per_task
-    with VectorEnv(job.env) as envs:
-        for stage, policy in (("sft", folder.sft_policy), ("rl", folder.rl_policy)):
-            path = evaluation_file(job, folder, stage)
-            if path.is_file():
-                continue
-            with console.episodes(f"evaluation elsewhere, {stage}", count * len(job.env.task_ids)) as progress:
-                result, _ = evaluate(
-                    Collector(envs, job.env.replan_steps),
-                    make_generator(job.config, load_policy(policy)),
-                    spec,
-                    task_ids=job.env.task_ids,
-                    split="evaluation",
-                    episodes_per_task=count,
-                    temperature=0.0,
-                    progress=progress,
-                )
+    started = time.monotonic()
+    for stage, policy in (("sft", folder.sft_policy), ("rl", folder.rl_policy)):
+        path = evaluation_file(job, folder, stage)
+        if not path.is_file():
+            result, _ = evaluate_policy(
+                load_policy(policy),
+                job.env,
+                console,
+                label=f"evaluation elsewhere, {stage}",
+                episodes_per_task=job.config.evaluation.episodes_per_task,
+            )
             result.save(path)
     return time.monotonic() - started

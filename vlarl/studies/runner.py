@@ -13,14 +13,7 @@ from vlarl.reporting.progress import Console
 from vlarl.studies.base import Job, Study
 from vlarl.studies.elsewhere import evaluate_elsewhere
 from vlarl.studies.process_reward import with_reward_model
-from vlarl.studies.records import (
-    Record,
-    check_comparable,
-    fingerprint,
-    load_record,
-    make_record,
-    save_record,
-)
+from vlarl.studies.records import Record, check_comparable, fingerprint, load_record, make_record, save_record
 from vlarl.training.run import Run
 from vlarl.training.run_folder import RunFolder
 
