@@ -1,11 +1,15 @@
 """Physical shifts: what changes in the scene, and that nothing else does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from vlarl.cli.evaluate import EvaluateOptions, _env_config
 from vlarl.configs.env import EnvConfig
+from vlarl.configs.policy import PolicyConfig
 from vlarl.configs.shift import Shift
-from vlarl.envs.libero.env import make_environments
+from vlarl.envs.libero.env import make_environments, trace_episodes
 from vlarl.errors import UserError
 from vlarl.types import Start
 
@@ -119,3 +123,17 @@ def test_delayed_actions_are_those_of_two_steps_ago():
     for action in actions:
         delayed.step_once(action)
     assert np.array_equal(delayed.state(), plain.state())
+
+
+@pytest.mark.libero
+def test_a_failure_is_told_from_what_the_gripper_did_not_from_what_it_was_told():
+    actions = np.zeros((8, 7))
+    actions[:, 6] = [-1, -1, -1, 1, 1, -1, -1, -1]
+    config = EnvConfig(task_suite="libero_goal", task_ids=(8,), shift="delay=2")
+    (found,) = trace_episodes(config, [(START, actions)])
+    assert found.closing.tolist() == [False] * 5 + [True, True, False]
+
+
+def test_evaluate_takes_a_shift():
+    options = EvaluateOptions(policy=Path("nowhere/rl/policy"), shift="mass=2")
+    assert _env_config(options, PolicyConfig()).shift == "mass=2"
