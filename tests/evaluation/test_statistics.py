@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from vlarl.evaluation.statistics import (
     interquartile_mean,
     interquartile_mean_interval,
+    is_within_standard_error,
     mcnemar_p_value,
     mean_interval,
     paired_bootstrap_interval,
@@ -187,3 +188,12 @@ def test_smallest_gain():
     # 2.8 sqrt(0.3 / 100).
     assert smallest_gain(100, 0.3) == pytest.approx(0.1534, abs=1e-3)
     assert smallest_gain(400, 0.3) == pytest.approx(smallest_gain(100, 0.3) / 2)
+
+
+@pytest.mark.parametrize(
+    ("rate", "highest", "expected"),
+    # The standard error of 0.9 in 100 episodes is 0.03, of 1.0 nothing.
+    [(0.9, 0.9, True), (0.871, 0.9, True), (0.869, 0.9, False), (1.0, 1.0, True), (0.99, 1.0, False)],
+)
+def test_within_one_standard_error(rate, highest, expected):
+    assert is_within_standard_error(rate, highest, 100) == expected

@@ -110,7 +110,7 @@ def test_a_run_that_time_ends_between_two_validations_keeps_what_it_learned(tmp_
     evaluation = replace(config.evaluation, validation_interval=4, validation_episodes_per_task=1)
     config = replace(config, env=replace(config.env, num_envs=4, num_workers=1), ppo=ppo, evaluation=evaluation)
     monkeypatch.setattr(Run, "_deadline", lambda _: EndsAfter(3))
-    # Every validation ties, and then the newer checkpoint is the better one.
+    # Every validation ties, and then the newer checkpoint is taken.
     solved = SimpleNamespace(successes=np.ones(2, dtype=bool), episodes=(None, None))
     monkeypatch.setattr("vlarl.training.trainer.evaluate", lambda *_, **__: (solved, {}))
     with Run(RunFolder(tmp_path / "run"), config, Console(quiet=True)) as run:
@@ -118,6 +118,23 @@ def test_a_run_that_time_ends_between_two_validations_keeps_what_it_learned(tmp_
         summary = json.loads(run.folder.train_summary.read_text())
     assert summary["truncated_by_time"] is True
     assert summary["iteration"] == summary["chosen_iteration"] == 3
+
+
+@pytest.mark.parametrize(("successes", "chosen"), [((30, 45, 43), 5), ((30, 45, 42), 3)])
+def test_the_newest_checkpoint_is_taken_unless_validation_can_tell(tmp_path, monkeypatch, successes, chosen):
+    config = toy()
+    ppo = replace(config.ppo, num_iterations=4, rollout_batch_size=4, minibatch_size=8, microbatch_size=8)
+    evaluation = replace(config.evaluation, validation_interval=2, validation_episodes_per_task=25)
+    config = replace(config, env=replace(config.env, num_envs=4, num_workers=1), ppo=ppo, evaluation=evaluation)
+    left = iter(successes)
+    # The standard error of 45 of 50 is 4.2 points.
+    outcome = lambda: SimpleNamespace(successes=np.arange(50) < next(left), episodes=(None,) * 50)  # noqa: E731
+    monkeypatch.setattr("vlarl.training.trainer.evaluate", lambda *_, **__: (outcome(), {}))
+    with Run(RunFolder(tmp_path / "run"), config, Console(quiet=True)) as run:
+        run.train()
+        summary = json.loads(run.folder.train_summary.read_text())
+    assert summary["chosen_iteration"] == chosen
+    assert (tmp_path / "run" / "checkpoints" / f"iteration_{chosen:06d}").is_dir()
 
 
 def test_differing_keys_names_settings():

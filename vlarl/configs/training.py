@@ -174,7 +174,7 @@ class EvaluationConfig:
     episodes_per_task: int = 50
     """Evaluation starts per task."""
     validation_interval: int = 6
-    """PPO iterations between validations, which choose the best checkpoint; 0 never."""
+    """PPO iterations between validations, which choose the checkpoint; 0 never."""
     validation_episodes_per_task: int = 25
     """Validation starts per task."""
     probe_episodes_per_task: int = 15
@@ -230,7 +230,7 @@ class TrainConfig:
     checkpoint_interval: int = 1
     """PPO iterations between checkpoints."""
     keep_last: int = 2
-    """Newest checkpoints kept; the best by validation is kept beside them."""
+    """Newest checkpoints kept; the one that validation chooses is kept beside them."""
     sinks: tuple[str, ...] = ("jsonl", "tensorboard")
     """Where metrics go: jsonl, tensorboard, wandb, trackio."""
 

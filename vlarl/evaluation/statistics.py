@@ -18,6 +18,11 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def is_within_standard_error(rate: float, highest: float, episodes: int) -> bool:
+    """Is a success rate at most one standard error of the highest one below it (Breiman et al. 1984, the 1-SE rule)?"""
+    return rate >= highest - np.sqrt(highest * (1 - highest) / episodes)
+
+
 def mcnemar_p_value(before: np.ndarray, after: np.ndarray) -> float:
     """Exact two-sided McNemar test on paired outcomes [n] bool: are changes up and down equally likely?"""
     up, down = _discordant(before, after)

@@ -80,7 +80,7 @@ class RunFolder:
 
     @property
     def rl_policy(self) -> Path:
-        """Policy folder after RL: the best checkpoint by validation, else the last."""
+        """Policy folder after RL: the checkpoint that validation chooses, else the last."""
         return self.root / "rl" / "policy"
 
     @property

@@ -15,6 +15,7 @@ from vlarl.algorithms.registry import PrepareFn
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.base import EnvSpec
 from vlarl.evaluation.protocol import evaluate
+from vlarl.evaluation.statistics import is_within_standard_error
 from vlarl.inference.base import ActionGenerator
 from vlarl.reporting.sinks import MetricsSink
 from vlarl.reporting.video import write_mp4
@@ -57,8 +58,8 @@ class TrainState:
     learn_seconds: float = 0.0
     rest_seconds: float = 0.0
     restarted_episodes: int = 0
-    best: dict[str, Any] = field(default_factory=lambda: {"iteration": 0, "success_rate": -1.0})
-    """The checkpoint with the highest validation success."""
+    best: dict[str, Any] = field(default_factory=lambda: {"iteration": 0, "success_rate": -1.0, "highest": -1.0})
+    """The chosen checkpoint, its validation success, and the highest of any checkpoint."""
     warnings: list[dict[str, Any]] = field(default_factory=list)
     truncated_by_time: bool = False
 
@@ -270,7 +271,7 @@ class Trainer:
             self._validate()
 
     def _validate(self) -> dict[str, float]:
-        """Greedy success on validation starts; the best checkpoint so far is remembered."""
+        """Greedy success on validation starts; the checkpoint to choose so far is remembered."""
         result, _ = evaluate(
             self.collector,
             self.generator,
@@ -281,11 +282,14 @@ class Trainer:
             temperature=0.0,
         )
         successes, episodes = int(result.successes.sum()), len(result.episodes)
-        # A tie goes to the newer one, which has seen more.
-        if successes / episodes >= self.state.best["success_rate"]:
-            self.state.best = {"iteration": self.state.iteration, "success_rate": successes / episodes}
+        rate = successes / episodes
+        highest = max(rate, self.state.best["highest"])
+        # A newer one has seen more: it stays behind only where the validation can tell.
+        if is_within_standard_error(rate, highest, episodes):
+            self.state.best = {"iteration": self.state.iteration, "success_rate": rate}
+        self.state.best |= {"highest": highest}
         return {
-            "evaluation/validation_success": successes / episodes,
+            "evaluation/validation_success": rate,
             "evaluation/validation_successes": successes,
             "evaluation/validation_episodes": episodes,
         }
