@@ -101,9 +101,22 @@ def test_the_page_draws_a_band_where_there_are_several_seeds():
     assert page.count('class="band') == 1 and page.count('class="line') == 2
 
 
+def test_the_page_shows_the_growth_of_a_long_training():
+    curve = tuple((100 * (i + 1), min(0.9, 0.3 + 0.02 * i)) for i in range(40))
+    config = {"seed": 0, "ppo": {"rollout_batch_size": 50}}
+    records = {("a", 0): record(18, config=config, curve=curve)}
+    analysis = analyse(replace(SMALL, growing=("a", "b")), [0], records)
+    assert [found["variant"] for found in analysis["growth"]] == ["a"]
+    page, text = render_study(analysis, "vlarl study small"), study_markdown(analysis, "vlarl study small")
+    assert 'id="growth-a"' in page and page.count('class="line') == 4 and page.count('class="point') == 6
+    assert "Growth of `a`, seeds: 1; predicts best:" in text and "| logarithmic: s = a + b ln(1 + x) |" in text
+
+
 def test_claims_name_variants_that_exist():
     with pytest.raises(UserError, match=r"unknown variant of the study bad 'c'.*Known: a, b"):
         replace(SMALL, name="bad", claims=(replace(CLAIM, better="c"),))
+    with pytest.raises(UserError, match="unknown variant of the study bad 'long'"):
+        replace(SMALL, name="bad", growing=("long",))
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path):
@@ -147,9 +160,21 @@ def test_the_fingerprint_names_what_decides_the_result():
 def test_studies_resolve_for_the_quickstart(name):
     jobs = study_jobs(STUDIES[name], "quickstart", [0, 1], iterations=3)
     assert len(jobs) == 2 * len(STUDIES[name].variants)
-    # Distinct variants, the same budget.
     assert len({fingerprint(job.config, job.env) for job in jobs.values()}) == len(jobs)
-    assert len({job.config.ppo.total_iterations for job in jobs.values()}) == 1
+    # The same budget; how far a larger one goes is what scaling asks.
+    assert name == "scaling" or len({job.config.ppo.total_iterations for job in jobs.values()}) == 1
+
+
+def test_scaling_spends_the_recipes_compute_on_other_epochs():
+    """Of 15 iterations of 0.63 + 2 x 0.18: 18 with one epoch, 11 with four; the long ones have four times 15."""
+    jobs = study_jobs(STUDIES["scaling"], "quickstart", [0], iterations=15)
+    lengths = {variant: job.config.ppo.num_iterations for (variant, _), job in jobs.items()}
+    assert lengths == {"full": 15, "long": 60, "long-small": 60, "epochs-1": 18, "epochs-4": 11}
+    small = jobs["long-small", 0].config.policy
+    assert small.hidden_size == 64 and small.vision_channels == (16, 32, 48, 64)
+    adapters = study_jobs(STUDIES["scaling"], "openvla_7b_libero_spatial", [0])["long-small", 0].config.policy.lora
+    assert adapters.rank == 8
+    assert not jobs["long", 0].config.ppo.anneal_lr and jobs["long", 0].config.curriculum.strategy == "uniform"
 
 
 def tiny_toy(_: str):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from vlarl.reporting.growth import growth_chart, growth_markdown, growth_rows, growth_summary
 from vlarl.reporting.page import render_page
 from vlarl.reporting.plots import moving_average, percent, smoothing_window
 from vlarl.reporting.svg import Band, Series, color, legend, line_chart, nice_axis, percent_axis
@@ -25,6 +26,10 @@ def render_study(analysis: Analysis, command: str) -> str:
         curve=_learning_curves(analysis["variants"]) if curves else None,
         rows=[_row(v) for v in analysis["variants"]],
         claims=[_claim(c) for c in analysis["claims"]],
+        growth=[
+            {"variant": g["variant"], "chart": growth_chart(g), "rows": growth_rows(g), "summary": growth_summary(g)}
+            for g in analysis["growth"]
+        ],
     )
 
 
@@ -43,6 +48,8 @@ def study_markdown(analysis: Analysis, command: str) -> str:
         packages = ", ".join(f"{name} {version}" for name, version in cards[0]["packages"].items() if version)
         lines += ["", f"Seeds {', '.join(map(str, analysis['seeds']))}; {steps:,} env steps, {hours:.1f} core-hours,"
                       f" {memory:.1f} GiB at most; {packages}."]  # fmt: skip
+    for growth in analysis["growth"]:
+        lines += ["", *growth_markdown(growth)]
     if analysis["missing"]:
         lines += ["", f"Not run yet: {', '.join(f'{name} seed {seed}' for name, seed in analysis['missing'])}."]
     lines += [f"\nCrashed: {name} seed {seed} ({error})." for name, seed, error in analysis["crashed"]]
@@ -101,6 +108,8 @@ def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
         low, high = claim["ci95"]
         difference = f"{claim['points']:+.1f} ({low:+.1f} to {high:+.1f})"
     pair = f"{claim['better']} minus {claim['worse']}"
+    if claim["metric"] == "growth":
+        pair = f"{claim['better']}, last tenth minus first"
     if claim["metric"] == "lift":
         pair = f"{claim['better']}, RL minus {'' if claim['better'] == claim['worse'] else claim['worse'] + ', '}SFT"
     return {**claim, "difference": difference, "pair": pair}

@@ -12,12 +12,12 @@ from vlarl.evaluation.statistics import (
     mean_interval,
     paired_bootstrap_interval,
 )
-from vlarl.studies.base import Claim, Study
+from vlarl.studies.base import FAILS, HOLDS, UNDECIDED, Claim, Study
+from vlarl.studies.growth import counts_of, describe_growth, first_tenth, last_tenth
 from vlarl.studies.records import Record
 
 Records = Mapping[tuple[str, int], Record]
 """(variant, seed) -> record."""
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 FINAL, START = "rl_greedy", "sft_greedy"
 MARGIN = 0.02
 """A gain of less than two points counts as none."""
@@ -31,6 +31,9 @@ def analyse(study: Study, seeds: Sequence[int], records: Records) -> dict[str, A
         "seeds": list(seeds),
         "variants": [_variant(v.name, v.about, seeds, records) for v in study.variants],
         "claims": [judge(claim, seeds, records) for claim in study.claims],
+        "growth": [
+            describe_growth(name, found) for name in study.growing if (found := _finished(name, seeds, records))
+        ],
         "missing": [[v.name, s] for v in study.variants for s in seeds if (v.name, s) not in records],
         "crashed": [[v, s, record.error] for (v, s), record in sorted(records.items()) if record.error is not None],
     }
@@ -62,7 +65,7 @@ def judge(claim: Claim, seeds: Sequence[int], records: Records) -> dict[str, Any
         differences = [float(b.outcomes[FINAL].mean() - w.outcomes[against].mean()) for b, w in finished]
         interval = paired_bootstrap_interval([(w.outcomes[against], b.outcomes[FINAL]) for b, w in finished])
     else:
-        differences = [area_under_curve(b) - area_under_curve(w) for b, w in finished]
+        differences = [_along_the_curve(claim, b, w) for b, w in finished]
         interval = mean_interval(differences)
     points = 100 * float(np.mean(differences))
     if interval is None:
@@ -72,9 +75,20 @@ def judge(claim: Claim, seeds: Sequence[int], records: Records) -> dict[str, Any
     return result | {"points": points, "ci95": [100 * low, 100 * high], "verdict": verdict}
 
 
+def _along_the_curve(claim: Claim, better: Record, worse: Record) -> float:
+    if claim.metric == "growth":
+        return last_tenth(counts_of(better)) - first_tenth(counts_of(worse))
+    return area_under_curve(better) - area_under_curve(worse)
+
+
+def _finished(name: str, seeds: Sequence[int], records: Records) -> list[Record]:
+    found = [records[name, s] for s in seeds if (name, s) in records]
+    return [record for record in found if record.error is None]
+
+
 def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> dict[str, Any]:
     found = [records[name, s] for s in seeds if (name, s) in records]
-    finished = [record for record in found if record.error is None]
+    finished = _finished(name, seeds, records)
     row: dict[str, Any] = {"name": name, "about": about, "runs": len(found), "crashed": len(found) - len(finished)}
     row["warnings"] = sorted({kind for record in found for kind in record.warnings})
     if not finished:

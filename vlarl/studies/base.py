@@ -8,9 +8,12 @@ from vlarl.configs.env import EnvConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError, unknown_name
 
-Metric = Literal["final", "curve", "lift"]
+Metric = Literal["final", "curve", "lift", "growth"]
 """final: greedy success on the evaluation starts after RL, starts and seeds paired; curve: success of the rollouts,
-averaged over the env steps of training, seeds paired; lift: final of `better` minus SFT's greedy success in `worse`."""
+averaged over the env steps of training, seeds paired; lift: final of `better` minus SFT's greedy success in `worse`;
+growth: success of the rollouts in the last tenth of `better`'s training minus that in the first tenth of `worse`'s."""
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+"""Verdicts."""
 Change = Callable[[TrainConfig], TrainConfig]
 Confidence = Literal["high", "medium", "low", "stated", "none"]
 
@@ -68,10 +71,14 @@ class Study:
     """What all variants share, made from the recipe (tasks, budget)."""
     environment: str | None = None
     """The only environment that has its variants; None: any."""
+    growing: tuple[str, ...] = ()
+    """Variants to whose learning curves laws of growth are fitted."""
 
     def __post_init__(self) -> None:
         for claim in self.claims:
             self.variant(claim.better), self.variant(claim.worse)
+        for name in self.growing:
+            self.variant(name)
 
     def variant(self, name: str) -> Variant:
         """The variant of that name.

@@ -1,11 +1,12 @@
 """The studies by name."""
 
 from vlarl.errors import unknown_name
-from vlarl.studies import ablations, algorithms, curriculum, process_reward, robustness
+from vlarl.studies import ablations, algorithms, curriculum, process_reward, robustness, scaling
 from vlarl.studies.base import Study
 
 STUDIES: dict[str, Study] = {
-    module.STUDY.name: module.STUDY for module in (ablations, algorithms, curriculum, process_reward, robustness)
+    module.STUDY.name: module.STUDY
+    for module in (ablations, algorithms, curriculum, process_reward, robustness, scaling)
 }
 
 
