@@ -1,4 +1,4 @@
-"""GRPO and RLOO through the whole loop, on the toy environment."""
+"""GRPO, RLOO and rejection sampling through the whole loop, on the toy environment."""
 
 from dataclasses import replace
 
@@ -36,6 +36,19 @@ def test_trains_without_a_critic(tmp_path, algorithm):
     assert not any(row["critic_warmup"] for row in rows)
 
 
+def test_imitates_its_own_successes(tmp_path):
+    config = critic_free(algorithm="rejection")
+    assert config.trajectories_per_start == 1
+    with Run(RunFolder(tmp_path), config, Console(quiet=True)) as run:
+        run.train()
+        rows = run.folder.history()
+    learned = [row for row in rows if row["losses/policy_updates"] > 0]
+    assert learned and all(row["losses/approx_kl"] > 0 for row in learned)
+    # What succeeded becomes more likely: the surrogate of a positive advantage is -ratio, and ratios rise above 1.
+    assert all(row["losses/policy_loss"] < -1 for row in learned)
+    assert all((row["losses/policy_updates"] > 0) == (row["charts/success_rate"] > 0) for row in rows)
+
+
 def test_settings_that_do_not_fit():
     config = critic_free()
     with pytest.raises(UserError, match=r"rollout_batch_size 32 is not a multiple of group_size 5"):
@@ -44,3 +57,6 @@ def test_settings_that_do_not_fit():
         replace(config, ppo=replace(config.ppo, critic_warmup_iterations=1))
     with pytest.raises(UserError, match="group_size must be at least 2"):
         replace(config, group_size=1)
+    process = replace(config.process_reward, model="model")
+    with pytest.raises(UserError, match="rejection keeps the trajectories that succeed and reads no reward 'process'"):
+        replace(config, algorithm="rejection", reward="process", process_reward=process)

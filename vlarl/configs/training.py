@@ -13,7 +13,7 @@ from vlarl.configs.reward import ProcessRewardConfig
 from vlarl.errors import UserError
 
 ValueKind = Literal["homogeneous", "frozen", "small"]
-Algorithm = Literal["ppo", "grpo", "rloo"]
+Algorithm = Literal["ppo", "grpo", "rloo", "rejection"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +220,10 @@ class TrainConfig:
     """Registered reward function (`vlarl.rewards.base.REWARDS`)."""
     process_reward: ProcessRewardConfig = field(default_factory=ProcessRewardConfig)
     algorithm: Algorithm = "ppo"
-    """ppo; or, without a critic, grpo or rloo, which compare `group_size` trajectories from one start."""
+    """ppo; or, without a critic, grpo or rloo, which compare `group_size` trajectories from one start, or rejection,
+    which imitates the policy's own successes."""
     group_size: int = 8
-    """Trajectories from each start with grpo and rloo; ppo draws a start for every trajectory."""
+    """Trajectories from each start with grpo and rloo; the others draw a start for every trajectory."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -256,10 +257,22 @@ class TrainConfig:
                 f"env.replan_steps {self.env.replan_steps} is larger than policy.action_horizon"
                 f" {self.policy.action_horizon}: the policy emits no more actions than that"
             )
-        self._check_groups()
+        self._check_critic_free()
 
-    def _check_groups(self) -> None:
-        if self.algorithm == "ppo":
+    def _check_critic_free(self) -> None:
+        if self.has_critic:
+            return
+        if self.ppo.critic_warmup_iterations:
+            raise UserError(
+                f"{self.algorithm} has no critic to warm up: add --ppo.critic-warmup-iterations 0 (it is"
+                f" {self.ppo.critic_warmup_iterations})"
+            )
+        if self.algorithm == "rejection":
+            if self.reward != "success":
+                raise UserError(
+                    f"rejection keeps the trajectories that succeed and reads no reward {self.reward!r}: leave --reward"
+                    " away, or choose another --algorithm"
+                )
             return
         require_at_least(self, "", 2, "group_size")
         if self.ppo.rollout_batch_size % self.group_size:
@@ -267,16 +280,16 @@ class TrainConfig:
                 f"ppo.rollout_batch_size {self.ppo.rollout_batch_size} is not a multiple of group_size"
                 f" {self.group_size}: {self.algorithm} compares whole groups"
             )
-        if self.ppo.critic_warmup_iterations:
-            raise UserError(
-                f"{self.algorithm} has no critic to warm up: add --ppo.critic-warmup-iterations 0 (it is"
-                f" {self.ppo.critic_warmup_iterations})"
-            )
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether there is a value network."""
+        return self.algorithm == "ppo"
 
     @property
     def trajectories_per_start(self) -> int:
         """How often each drawn start is played in a rollout."""
-        return 1 if self.algorithm == "ppo" else self.group_size
+        return self.group_size if self.algorithm in ("grpo", "rloo") else 1
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, written as config.json beside the results."""

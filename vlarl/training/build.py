@@ -108,8 +108,7 @@ def make_learner(
         UserError: a file of the checkpoint is missing or damaged.
     """
     reference = copy_trained(policy).eval() if config.ppo.kl_coef > 0 else None
-    has_critic = config.algorithm == "ppo"
-    value = make_value_network(policy, config.value) if has_critic else ConstantValue().to(policy.device)
+    value = make_value_network(policy, config.value) if config.has_critic else ConstantValue().to(policy.device)
     model = ActorCritic(policy, value)
     if checkpoint is not None:
         load_model(model, checkpoint)
