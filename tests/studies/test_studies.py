@@ -161,8 +161,45 @@ def test_studies_resolve_for_the_quickstart(name):
     jobs = study_jobs(STUDIES[name], "quickstart", [0, 1], iterations=3)
     assert len(jobs) == 2 * len(STUDIES[name].variants)
     assert len({fingerprint(job.config, job.env) for job in jobs.values()}) == len(jobs)
-    # The same budget; how far a larger one goes is what scaling asks.
-    assert name == "scaling" or len({job.config.ppo.total_iterations for job in jobs.values()}) == 1
+    # The same budget; how far a larger one goes is what scaling asks, and SFT alone has none.
+    lengths = {job.config.ppo.total_iterations for job in jobs.values()}
+    assert name == "scaling" or lengths in ({4}, {4, 0})
+
+
+def test_libero_40_compares_methods_on_the_same_suites():
+    jobs = study_jobs(STUDIES["libero-40"], "quickstart", [0], iterations=18)
+    rl, more, many = (jobs[name, 0].config for name in ("rl goal", "sft-more goal", "sft-50 goal"))
+    assert rl.env.task_suite == "libero_goal" and rl.env.task_ids == tuple(range(10))
+    # 18 + 1 iterations of 200 steps' time each.
+    assert more.sft.num_steps == rl.sft.num_steps + 3800 and more.ppo.total_iterations == 0
+    assert (rl.demonstrations.episodes_per_task, many.demonstrations.episodes_per_task) == (10, 50)
+    rejection = jobs["rejection goal", 0].config
+    assert rejection.algorithm == "rejection" and rejection.ppo.total_iterations == rl.ppo.total_iterations
+    assert rejection.sft == rl.sft and rejection.demonstrations == rl.demonstrations
+    large = study_jobs(STUDIES["libero-40"], "openvla_7b_libero_goal", [0])["rl spatial", 0].config
+    assert large.policy.checkpoint.endswith("libero-spatial") and large.env.task_suite == "libero_spatial"
+
+
+def test_a_claim_about_several_variants_weighs_them_alike():
+    """Mean of +50 and +10 points; a seed without all of them does not count."""
+    claim = Claim(text="x beats y", confidence="none", better=("x a", "x b"), worse=("y a", "y b"))
+    records = {("x a", 0): record(14), ("y a", 0): record(4), ("x b", 0): record(12), ("y b", 0): record(10)}
+    found = judge(claim, [0, 1], records | {("x a", 1): record(20), ("y a", 1): record(0)})
+    assert found["points"] == pytest.approx(30) and found["seeds"] == 1 and found["verdict"] == HOLDS
+    assert (found["better"], found["worse"]) == ("x (2)", "y (2)")
+    assert judge(claim, [1], records)["verdict"] == UNDECIDED
+
+
+def test_a_variant_without_rl_is_evaluated_as_sft_left_it(tmp_path, monkeypatch):
+    def sft_alone(config):
+        return replace(config, ppo=replace(config.ppo, num_iterations=0, critic_warmup_iterations=0))
+
+    study = replace(SMALL, variants=(SMALL.variants[0], Variant(name="b", about="SFT alone", change=sft_alone)))
+    monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
+    records = run_study(study_jobs(study, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
+    alone = records["b", 0]
+    assert alone.curve == () and np.array_equal(alone.outcomes["rl_greedy"], alone.outcomes["sft_greedy"])
+    assert "b: SFT alone | 1 |" in study_markdown(analyse(study, [0], records), "vlarl study small")
 
 
 def test_scaling_spends_the_recipes_compute_on_other_epochs():

@@ -86,7 +86,7 @@ class PPOConfig:
     """Trajectory-level PPO over action tokens."""
 
     num_iterations: int = 24
-    """Iterations after the critic warm-up; each collects, updates and publishes once."""
+    """Iterations after the critic warm-up; each collects, updates and publishes once. 0: SFT alone."""
     critic_warmup_iterations: int = 1
     """Iterations before those, in which only the value network learns."""
     rollout_batch_size: int = 64
@@ -145,11 +145,11 @@ class PPOConfig:
     def __post_init__(self) -> None:
         require_finite(self, "ppo")
         sizes = ("rollout_batch_size", "minibatch_size", "microbatch_size", "update_epochs", "critic_warmup_epochs")
-        require_at_least(self, "ppo", 1, "num_iterations", *sizes)
+        require_at_least(self, "ppo", 1, *sizes)
         rates = ("temperature", "learning_rate", "value_learning_rate", "max_grad_norm", "adam_eps")
         limits = ("clip_ratio_high", "value_clip_range", "target_kl", "importance_weight_cap")
         require_positive(self, "ppo", *rates, *limits)
-        counts = ("critic_warmup_iterations", "lr_warmup_updates", "max_staleness")
+        counts = ("num_iterations", "critic_warmup_iterations", "lr_warmup_updates", "max_staleness")
         require_at_least(self, "ppo", 0, *counts, "entropy_coef", "kl_coef")
         require_share(self, "ppo", "gamma", "gae_lambda")
         if self.microbatch_size > self.minibatch_size:

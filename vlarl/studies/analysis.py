@@ -12,7 +12,7 @@ from vlarl.evaluation.statistics import (
     mean_interval,
     paired_bootstrap_interval,
 )
-from vlarl.studies.base import FAILS, HOLDS, UNDECIDED, Claim, Study
+from vlarl.studies.base import FAILS, HOLDS, UNDECIDED, Claim, Study, label
 from vlarl.studies.growth import counts_of, describe_growth, first_tenth, last_tenth
 from vlarl.studies.records import Record
 
@@ -48,13 +48,14 @@ def area_under_curve(record: Record) -> float:
 def judge(claim: Claim, seeds: Sequence[int], records: Records) -> dict[str, Any]:
     """The difference better - worse with its 95 % interval, and what it says of the claim.
 
-    A claim holds where the interval is above zero, does not hold where all of it is below MARGIN.
+    A claim holds where the interval is above zero, does not hold where all of it is below MARGIN. Only seeds count that
+    have all of the claim's variants.
     A variant that crashed has lost to one that did not.
     """
-    pairs = [(records.get((claim.better, s)), records.get((claim.worse, s))) for s in seeds]
-    present = [(better, worse) for better, worse in pairs if better and worse]
+    complete = [s for s in seeds if all((name, s) in records for pair in claim.pairs for name in pair)]
+    present = [(records[better, s], records[worse, s]) for s in complete for better, worse in claim.pairs]
     result: dict[str, Any] = {"claim": claim.text, "confidence": claim.confidence, "metric": claim.metric}
-    result |= {"better": claim.better, "worse": claim.worse, "seeds": len(present), "crashed": 0}
+    result |= {"better": label(claim.better), "worse": label(claim.worse), "seeds": len(complete), "crashed": 0}
     finished = [(b, w) for b, w in present if b.error is None and w.error is None]
     result["crashed"] = sum(w.error is not None and b.error is None for b, w in present)
     if not finished:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Literal
 
 from vlarl.configs.env import EnvConfig
@@ -50,9 +51,26 @@ class Claim:
     text: str
     confidence: Confidence
     """How sure the source is; none: it does not say so."""
-    better: str
-    worse: str
+    better: str | tuple[str, ...]
+    """Variant, or several of which each is compared with the one at the same place in `worse`, all counting alike."""
+    worse: str | tuple[str, ...]
     metric: Metric = "final"
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Names of the variants that are compared with each other."""
+        return tuple(zip(_names(self.better), _names(self.worse), strict=True))
+
+
+def _names(variants: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (variants,) if isinstance(variants, str) else variants
+
+
+def label(variants: str | tuple[str, ...]) -> str:
+    """What several variants have in common at the beginning of their names, and how many they are."""
+    if isinstance(variants, str):
+        return variants
+    return f"{commonprefix(variants).strip()} ({len(variants)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +94,8 @@ class Study:
 
     def __post_init__(self) -> None:
         for claim in self.claims:
-            self.variant(claim.better), self.variant(claim.worse)
+            for better, worse in claim.pairs:
+                self.variant(better), self.variant(worse)
         for name in self.growing:
             self.variant(name)
 

@@ -1,12 +1,12 @@
 """The studies by name."""
 
 from vlarl.errors import unknown_name
-from vlarl.studies import ablations, algorithms, curriculum, process_reward, robustness, scaling
+from vlarl.studies import ablations, algorithms, curriculum, libero_40, process_reward, robustness, scaling
 from vlarl.studies.base import Study
 
 STUDIES: dict[str, Study] = {
     module.STUDY.name: module.STUDY
-    for module in (ablations, algorithms, curriculum, process_reward, robustness, scaling)
+    for module in (libero_40, ablations, algorithms, curriculum, process_reward, robustness, scaling)
 }
 
 
