@@ -101,6 +101,16 @@ def test_the_page_draws_a_band_where_there_are_several_seeds():
     assert page.count('class="band') == 1 and page.count('class="line') == 2
 
 
+def test_success_by_task_is_the_mean_over_the_seeds():
+    """14 of 20 are all 10 of task 0 and 4 of task 1, 8 are 8 and none; of the last variant there is no run."""
+    analysis = analyse(SMALL, [0, 1], {("a", 0): record(14), ("a", 1): record(8, seed=1)})
+    assert analysis["variants"][0]["tasks"] == {0: pytest.approx(0.9), 1: pytest.approx(0.2)}
+    assert "| after RL, greedy, by task | 0 | 1 |\n|---|---|---|\n| a | 90 % | 20 % |\n" in study_markdown(
+        analysis, "x"
+    )
+    assert "<td>20\N{NO-BREAK SPACE}%</td>" in render_study(analysis, "x")
+
+
 def test_the_page_shows_the_growth_of_a_long_training():
     curve = tuple((100 * (i + 1), min(0.9, 0.3 + 0.02 * i)) for i in range(40))
     config = {"seed": 0, "ppo": {"rollout_batch_size": 50}}

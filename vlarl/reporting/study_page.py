@@ -26,6 +26,7 @@ def render_study(analysis: Analysis, command: str) -> str:
         curve=_learning_curves(analysis["variants"]) if curves else None,
         rows=[_row(v) for v in analysis["variants"]],
         claims=[_claim(c) for c in analysis["claims"]],
+        tasks=_tasks(analysis),
         growth=[
             {"variant": g["variant"], "chart": growth_chart(g), "rows": growth_rows(g), "summary": growth_summary(g)}
             for g in analysis["growth"]
@@ -41,6 +42,11 @@ def study_markdown(analysis: Analysis, command: str) -> str:
     for row in (_row(v) for v in analysis["variants"]):
         cells = (f"{row['name']}: {row['about']}", *(row[key] for key in _FIGURES))
         lines.append(f"| {' | '.join(cells)} |")
+    tasks = _tasks(analysis)
+    if tasks["rows"]:
+        lines += ["", f"| after RL, greedy, by task | {' | '.join(tasks['names'])} |"]
+        lines += ["|---" * (1 + len(tasks["names"])) + "|"]
+        lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in tasks["rows"]]
     cards = [v["card"] for v in analysis["variants"] if "card" in v]
     if cards:
         steps, hours = sum(c["env_steps"] for c in cards), sum(c["core_hours"] for c in cards)
@@ -84,6 +90,17 @@ def _row(variant: Mapping[str, Any]) -> dict[str, str]:
         "area": area,
         "warnings": ", ".join(variant["warnings"]) or "nothing",
     }
+
+
+def _tasks(analysis: Analysis) -> dict[str, Any]:
+    """Success by task of every variant that has runs: names of the columns, and (variant, cells) by row."""
+    names = sorted({task for variant in analysis["variants"] for task in variant["tasks"]})
+    rows = [
+        (variant["name"], [percent(variant["tasks"][task]) if task in variant["tasks"] else "" for task in names])
+        for variant in analysis["variants"]
+        if variant["tasks"]
+    ]
+    return {"names": [str(task) for task in names], "rows": rows}
 
 
 def _rate(value: Mapping[str, Any] | None) -> str:

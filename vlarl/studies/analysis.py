@@ -93,13 +93,16 @@ def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> d
     row: dict[str, Any] = {"name": name, "about": about, "runs": len(found), "crashed": len(found) - len(finished)}
     row["warnings"] = sorted({kind for record in found for kind in record.warnings})
     if not finished:
-        return row | dict.fromkeys(("sft", "final", "iqm", "iqm_ci95", "area", "area_ci95")) | {"curves": []}
+        return (
+            row | dict.fromkeys(("sft", "final", "iqm", "iqm_ci95", "area", "area_ci95")) | {"tasks": {}, "curves": []}
+        )
     areas = [area_under_curve(record) for record in finished if record.curve]
     interval = mean_interval(areas) if areas else None
     scores = np.array([_per_task(record) for record in finished])
     return row | {
         "sft": rate(np.concatenate([record.outcomes[START] for record in finished])),
         "final": rate(np.concatenate([record.outcomes[FINAL] for record in finished])),
+        "tasks": dict(zip(_tasks(finished[0]), scores.mean(0).tolist(), strict=True)),
         "iqm": interquartile_mean(scores),
         "iqm_ci95": list(interquartile_mean_interval(scores)) if len(finished) > 1 else None,
         "area": float(np.mean(areas)) if areas else None,
@@ -109,9 +112,13 @@ def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> d
     }
 
 
+def _tasks(record: Record) -> list[int]:
+    return sorted({task for task, _ in record.starts})
+
+
 def _per_task(record: Record) -> list[float]:
     tasks = np.array([task for task, _ in record.starts])
-    return [float(record.outcomes[FINAL][tasks == task].mean()) for task in np.unique(tasks)]
+    return [float(record.outcomes[FINAL][tasks == task].mean()) for task in _tasks(record)]
 
 
 def _card(records: Sequence[Record]) -> dict[str, Any]:
