@@ -1,5 +1,7 @@
 """Laws of growth: likelihoods by hand, data whose law is known, and what is said of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,8 +24,9 @@ def record(probability: np.ndarray, seed: int = 0) -> Record:
     run = counts(probability, seed=seed)
     after = np.append(STEPS[1:], STEPS[-1] + UNIT)
     return Record(
-        fingerprint=f"{seed}", config={"ppo": {"rollout_batch_size": 64}}, packages={}, outcomes={}, starts=(),
-        curve=tuple((int(x), float(s) / 64) for x, s in zip(after, run.successes, strict=True)), warnings=(), card={},
+        fingerprint=f"{seed}", packages={}, outcomes={}, starts=(), warnings=(), card={},
+        config={"ppo": {"rollout_batch_size": 64, "critic_warmup_iterations": 0}},
+        curve=tuple((int(x), float(s) / 64) for x, s in zip(after, run.successes, strict=True)),
     )  # fmt: skip
 
 
@@ -63,7 +66,7 @@ def test_fits_find_the_law_that_made_the_data():
 
 def test_an_exponent_that_nothing_bounds_says_so():
     run = counts(np.full(61, 0.6))
-    assert exponent_interval(fit(SATURATING, run), run) == (0.0, float("inf"))
+    assert exponent_interval(fit(SATURATING, run), run) == (0.0, None)
 
 
 def test_rollouts_count_for_the_policy_that_made_them():
@@ -73,6 +76,21 @@ def test_rollouts_count_for_the_policy_that_made_them():
     assert np.array_equal(run.successes, counts(GROWING).successes)
     pooled = pool([run, run.select(STEPS < 10 * UNIT)])
     assert len(pooled.steps) == 10 and pooled.episodes[0] == 128 and pooled.successes[3] == 2 * run.successes[3]
+
+
+def test_the_critic_warm_up_is_no_training_of_the_policy():
+    warmed = record(GROWING)
+    warmed = replace(warmed, config={"ppo": {"rollout_batch_size": 64, "critic_warmup_iterations": 2}})
+    run = counts_of(warmed)
+    # Iterations 0, 1 and 2 are collected by the policy that training starts from.
+    assert run.steps[:4].tolist() == [0, 0, 0, UNIT] and run.steps[-1] == STEPS[-1] - 2 * UNIT
+
+
+def test_an_exponential_excludes_small_exponents():
+    """Its exponent is as large as may be: bounded from below, not from above."""
+    run = counts(0.9 - 0.5 * np.exp(-STEPS / (8 * UNIT)), 2_000)
+    low, high = exponent_interval(fit(SATURATING, run), run)
+    assert low > 1 and (high is None or high > 1_000)
 
 
 def test_first_and_last_tenth_by_hand():

@@ -113,7 +113,7 @@ def test_success_by_task_is_the_mean_over_the_seeds():
 
 def test_the_page_shows_the_growth_of_a_long_training():
     curve = tuple((100 * (i + 1), min(0.9, 0.3 + 0.02 * i)) for i in range(40))
-    config = {"seed": 0, "ppo": {"rollout_batch_size": 50}}
+    config = {"seed": 0, "ppo": {"rollout_batch_size": 50, "critic_warmup_iterations": 0}}
     records = {("a", 0): record(18, config=config, curve=curve)}
     analysis = analyse(replace(SMALL, growing=("a", "b")), [0], records)
     assert [found["variant"] for found in analysis["growth"]] == ["a"]
@@ -180,14 +180,20 @@ def test_libero_40_compares_methods_on_the_same_suites():
     jobs = study_jobs(STUDIES["libero-40"], "quickstart", [0], iterations=18)
     rl, more, many = (jobs[name, 0].config for name in ("rl goal", "sft-more goal", "sft-50 goal"))
     assert rl.env.task_suite == "libero_goal" and rl.env.task_ids == tuple(range(10))
-    # 18 + 1 iterations of 200 steps' time each.
-    assert more.sft.num_steps == rl.sft.num_steps + 3800 and more.ppo.total_iterations == 0
+    # 18 + 1 iterations of 200 steps' time each, with episodes of up to 300 env steps in the place of 136.
+    assert more.sft.num_steps == rl.sft.num_steps + round(3800 * 300 / 136) and more.ppo.total_iterations == 0
+    assert many.sft.num_steps == more.sft.num_steps
     assert (rl.demonstrations.episodes_per_task, many.demonstrations.episodes_per_task) == (10, 50)
     rejection = jobs["rejection goal", 0].config
     assert rejection.algorithm == "rejection" and rejection.ppo.total_iterations == rl.ppo.total_iterations
     assert rejection.sft == rl.sft and rejection.demonstrations == rl.demonstrations
-    large = study_jobs(STUDIES["libero-40"], "openvla_7b_libero_goal", [0])["rl spatial", 0].config
+    larger = study_jobs(STUDIES["libero-40"], "openvla_7b_libero_goal", [0], iterations=7)
+    large = larger["rl spatial", 0].config
     assert large.policy.checkpoint.endswith("libero-spatial") and large.env.task_suite == "libero_spatial"
+    assert large.ppo.num_iterations == 7 and large.demonstrations.episodes_per_task == 0
+    # The published fine-tune is SFT on 50 demonstrations; more of it needs demonstrations.
+    assert larger["sft-50 spatial", 0].config.demonstrations.episodes_per_task == 0
+    assert larger["sft-more spatial", 0].config.demonstrations.episodes_per_task == 50
 
 
 def test_a_claim_about_several_variants_weighs_them_alike():
@@ -198,18 +204,31 @@ def test_a_claim_about_several_variants_weighs_them_alike():
     assert found["points"] == pytest.approx(30) and found["seeds"] == 1 and found["verdict"] == HOLDS
     assert (found["better"], found["worse"]) == ("x (2)", "y (2)")
     assert judge(claim, [1], records)["verdict"] == UNDECIDED
+    # A seed with a crash among them counts as crashed, and only against the side that crashed.
+    crash = record(0, error="NaN", outcomes={}, starts=())
+    for broken, verdict_then in (("y b", HOLDS), ("x b", UNDECIDED)):
+        found = judge(claim, [0], records | {(broken, 0): crash})
+        assert found["points"] is None and found["verdict"] == verdict_then
+
+
+def test_two_variants_that_come_to_the_same_run_decide_nothing():
+    same = record(12)
+    found = judge(CLAIM, [0], {("a", 0): same, ("b", 0): same})
+    assert found["verdict"] == UNDECIDED and found["points"] == 0
 
 
 def test_a_variant_without_rl_is_evaluated_as_sft_left_it(tmp_path, monkeypatch):
     def sft_alone(config):
-        return replace(config, ppo=replace(config.ppo, num_iterations=0, critic_warmup_iterations=0))
+        return replace(config, ppo=replace(config.ppo, num_iterations=0))
 
     study = replace(SMALL, variants=(SMALL.variants[0], Variant(name="b", about="SFT alone", change=sft_alone)))
     monkeypatch.setattr("vlarl.studies.runner.make_recipe", tiny_toy)
     records = run_study(study_jobs(study, "toy", [0]), tmp_path / "runs", tmp_path / "results", Console(quiet=True))
     alone = records["b", 0]
     assert alone.curve == () and np.array_equal(alone.outcomes["rl_greedy"], alone.outcomes["sft_greedy"])
-    assert "b: SFT alone | 1 |" in study_markdown(analyse(study, [0], records), "vlarl study small")
+    assert alone.card["env_steps"] == 0
+    text = study_markdown(analyse(study, [0], records), "vlarl study small")
+    assert "b: SFT alone | 1 |" in text and "| SFT alone | nothing |" in text
 
 
 def test_scaling_spends_the_recipes_compute_on_other_epochs():
@@ -219,8 +238,9 @@ def test_scaling_spends_the_recipes_compute_on_other_epochs():
     assert lengths == {"full": 15, "long": 60, "long-small": 60, "epochs-1": 18, "epochs-4": 11}
     small = jobs["long-small", 0].config.policy
     assert small.hidden_size == 64 and small.vision_channels == (16, 32, 48, 64)
+    # 7B: fewer adapters of the same scale.
     adapters = study_jobs(STUDIES["scaling"], "openvla_7b_libero_spatial", [0])["long-small", 0].config.policy.lora
-    assert adapters.rank == 8
+    assert (adapters.rank, adapters.alpha) == (8, 4)
     assert not jobs["long", 0].config.ppo.anneal_lr and jobs["long", 0].config.curriculum.strategy == "uniform"
 
 
@@ -344,7 +364,11 @@ def test_publish_writes_between_the_markers(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["ablation"], "Did you mean 'ablations'"), (["ablations", "--seeds", "0"], "--seeds must be at least 1, got 0")],
+    [
+        (["ablation"], "Did you mean 'ablations'"),
+        (["ablations", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["scaling", "--iterations", "0"], "--iterations must be at least 1, got 0"),
+    ],
 )
 def test_bad_input(arguments, message):
     with pytest.raises(UserError, match=message):

@@ -49,6 +49,17 @@ def test_imitates_its_own_successes(tmp_path):
     assert all((row["losses/policy_updates"] > 0) == (row["charts/success_rate"] > 0) for row in rows)
 
 
+def test_a_rollout_without_a_success_teaches_nothing_and_says_so(tmp_path, capsys):
+    config = critic_free(algorithm="rejection")
+    # No episode reaches its goal in one step.
+    config = replace(config, env=replace(config.env, max_episode_steps=1), ppo=replace(config.ppo, num_iterations=1))
+    with Run(RunFolder(tmp_path), config, Console()) as run:
+        run.train()
+        (row,) = run.folder.history()
+    assert row["losses/policy_updates"] == 0 and row["charts/success_rate"] == 0
+    assert ", nothing to learn from" in "".join(capsys.readouterr())
+
+
 def test_settings_that_do_not_fit():
     config = critic_free()
     with pytest.raises(UserError, match=r"rollout_batch_size 32 is not a multiple of group_size 5"):

@@ -7,7 +7,7 @@ success of a group of trajectories from one start stands in for the value networ
 import torch
 from torch import Tensor
 
-from vlarl.algorithms.ppo import Scores, Targets
+from vlarl.algorithms.ppo import Scores, Targets, sum_by_trajectory
 
 
 def compute_group_advantages(
@@ -61,9 +61,7 @@ def prepare_groups(
         leave_one_out: RLOO, else GRPO.
     """
     del terminated
-    lengths = trajectory_offsets.diff()
-    trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    returns = torch.zeros(len(lengths), dtype=rewards.dtype).index_add(0, trajectory, rewards)
+    returns, trajectory = sum_by_trajectory(rewards, trajectory_offsets)
     advantages, varies = compute_group_advantages(returns, group_size, leave_one_out=leave_one_out)
     skipped = int((~varies).sum()) // group_size
     return Targets(

@@ -4,10 +4,9 @@ The simplest way to learn from the same rollouts, against which reinforcement le
 al., arXiv 2308.01825; as iterations of sampling and imitation, ReST-EM: Singh et al., arXiv 2312.06585).
 """
 
-import torch
 from torch import Tensor
 
-from vlarl.algorithms.ppo import Scores, Targets
+from vlarl.algorithms.ppo import Scores, Targets, sum_by_trajectory
 
 
 def prepare_successes(
@@ -22,24 +21,23 @@ def prepare_successes(
     """Leaves out the tokens of failures; those of successes all have advantage 1.
 
     With equal advantages the clipped objective's gradient is that of the likelihood (weighted by the ratio), until a
-    token has become `clip_ratio_high` more likely than it was when it was sampled.
+    token has become `clip_ratio_high` more likely than it was when it was sampled; `target_kl` ends an update as it
+    does PPO's.
 
     Args:
         rewards: [N] float32 of the success reward: positive once, where an episode succeeds.
-        scores: not read but for the dtype: there is no critic.
+        scores: not read but for the dtype of values [N]: there is no critic.
         trajectory_offsets: [M + 1] int64.
         terminated: not read: an episode may also end by a failure.
         token_mask: [N, K] bool.
         importance_weights: [N, K] float32, of tokens that older weights sampled.
     """
     del terminated
-    lengths = trajectory_offsets.diff()
-    trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    returns = torch.zeros(len(lengths), dtype=rewards.dtype).index_add(0, trajectory, rewards)[trajectory]
-    is_success = returns > 0
+    returns, trajectory = sum_by_trajectory(rewards, trajectory_offsets)
+    is_success = returns[trajectory] > 0
     return Targets(
         advantages=is_success.to(scores.values.dtype),
-        returns=returns,
+        returns=returns[trajectory],
         token_mask=token_mask & is_success.unsqueeze(-1),
         importance_weights=importance_weights,
     )

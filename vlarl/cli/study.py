@@ -1,7 +1,7 @@
 """`vlarl study NAME`: runs a declared grid of runs and judges the claims; `vlarl study --publish` writes the docs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ def main(command: str, argv: Sequence[str]) -> int:
     options = parse(StudyOptions, argv, command)
     if options.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {options.seeds}")
+    if options.iterations is not None and options.iterations < 1:
+        raise UserError(f"--iterations must be at least 1, got {options.iterations}")
     if options.publish:
         _publish(options)
         return 0
@@ -100,11 +102,13 @@ def _publish(options: StudyOptions) -> None:
     for study in STUDIES.values():
         if study.environment not in (None, environment):
             continue
-        seeds = range(options.seeds)
-        records = find_records(study_jobs(study, options.recipe, seeds, options.iterations), options.results)
+        jobs = study_jobs(study, options.recipe, range(options.seeds), options.iterations)
+        records = find_records(jobs, options.results)
         # One variant alone is another study's run.
         if len({variant for variant, _ in records}) > 1:
-            analyses.append((analyse(study, seeds, records), _command(options, study.name)))
+            seeds = range(1 + max(seed for _, seed in records))
+            command = _command(replace(options, seeds=len(seeds)), study.name)
+            analyses.append((analyse(study, seeds, records), command))
     sections = [claims_markdown([analysis for analysis, _ in analyses])]
     sections += [study_markdown(analysis, command) for analysis, command in analyses]
     head, _, rest = text.partition(BEGIN)

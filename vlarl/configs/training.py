@@ -163,8 +163,8 @@ class PPOConfig:
 
     @property
     def total_iterations(self) -> int:
-        """Critic warm-up and PPO iterations together."""
-        return self.critic_warmup_iterations + self.num_iterations
+        """Critic warm-up and PPO iterations together; without the latter nothing is warmed up."""
+        return self.critic_warmup_iterations + self.num_iterations if self.num_iterations else 0
 
 
 @dataclass(frozen=True, kw_only=True)

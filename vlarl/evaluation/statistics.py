@@ -19,8 +19,16 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
 
 
 def is_within_standard_error(rate: float, highest: float, episodes: int) -> bool:
-    """Is a success rate at most one standard error of the highest one below it (Breiman et al. 1984, the 1-SE rule)?"""
-    return rate >= highest - np.sqrt(highest * (1 - highest) / episodes)
+    """Is a success rate at most one standard error below the highest one (Breiman et al. 1984, the 1-SE rule)?
+
+    Args:
+        rate: in [0, 1].
+        highest: in [0, 1].
+        episodes: behind each of the two.
+    """
+    # Agresti and Coull's two successes and two failures more: the error of 50 of 50 is not 0.
+    smoothed = (highest * episodes + 2) / (episodes + 4)
+    return rate >= highest - np.sqrt(smoothed * (1 - smoothed) / episodes)
 
 
 def mcnemar_p_value(before: np.ndarray, after: np.ndarray) -> float:

@@ -1,6 +1,5 @@
 """How success grows with training, of one variant of a study: chart and tables."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +37,7 @@ def growth_chart(growth: Growth) -> Markup:
 
 
 def growth_rows(growth: Growth) -> list[dict[str, str]]:
-    """The laws and how likely the outcomes are by each, relative to the flat one."""
+    """The laws and the log-likelihoods of the outcomes by each above the flat one's, nats, as text."""
     flat = growth["laws"][0]
     return [
         {
@@ -53,7 +52,7 @@ def growth_rows(growth: Growth) -> list[dict[str, str]]:
 def growth_summary(growth: Growth) -> str:
     """One line: which law predicts, the exponent, whether returns diminish."""
     low, high = growth["exponent_ci95"]
-    bounds = f"{low:.2g} to {'no bound' if math.isinf(high) else f'{high:.2g}'}"
+    bounds = f"{low:.2g} to {'no bound' if high is None else f'{high:.2g}'}"
     last = growth["diminishes"]
     words = f"predicts best: {' or '.join(growth['predicts'])}; exponent {growth['exponent']:.2g} ({bounds})"
     if last["points"] is None:
@@ -76,6 +75,10 @@ def growth_markdown(growth: Growth) -> list[str]:
             low, high = point["ci95"]
             rate = f"{percent(point['success_rate'])} ({percent(low)} to {percent(high)}) of {point['episodes']}"
         lines.append(f"| {compact(point['env_steps'])} | {rate} |")
-    lines += ["", "| law | held-out log-likelihood above the flat law's, nats | of all points |", "|---|---|---|"]
+    lines += [
+        "",
+        "| law | held-out log-likelihood above the flat law's, nats | of all points, fitted seed by seed |",
+        "|---|---|---|",
+    ]
     lines += [f"| {r['name']}: {r['formula']} | {r['held_out']} | {r['log_likelihood']} |" for r in growth_rows(growth)]
     return lines

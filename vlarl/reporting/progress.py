@@ -98,11 +98,17 @@ class ConsoleTrainingProgress:
             f"iteration {row['iteration'] + 1}: success {row['charts/success_rate']:.0%}"
             + (f", validation {validation:.0%}" if validation is not None else "")
             + f", {row['charts/episode_steps']:.0f} steps/episode, {row['env_steps']} env steps"
-            + (f", kl {row['losses/approx_kl']:.4f}" if "losses/approx_kl" in row else ", critic warm-up")
+            + self._learned(row)
             + f", entropy {row['rollout/entropy']:.3f}"
-            + f", explained variance {row['losses/explained_variance']:.2f}"
             + f", {row['time/env_steps_per_second']:.0f} env steps/s, {row['time/total']:.1f} s"
         )
+
+    @staticmethod
+    def _learned(row: Mapping[str, Any]) -> str:
+        if not row["losses/policy_updates"] and not row["critic_warmup"]:
+            return ", nothing to learn from"
+        kl = f"kl {row['losses/approx_kl']:.4f}" if "losses/approx_kl" in row else "critic warm-up"
+        return f", {kl}, explained variance {row['losses/explained_variance']:.2f}"
 
     def warning(self, warning: Any) -> None:  # noqa: ANN401 - monitor.MonitorWarning
         """See TrainingProgress.warning."""

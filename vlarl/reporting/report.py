@@ -77,7 +77,7 @@ def render(files: RunFiles) -> str:
 def headline(files: RunFiles) -> str:
     """The result in one sentence; "raised" and "lowered" only where the paired test supports it."""
     summary = files.summary
-    if "lift" in summary:
+    if "lift" in summary and summary.get("iterations"):
         before, after = (percent(summary[stage]["success_rate"]) for stage in ("sft", "rl"))
         lift = summary["lift"]["greedy"]
         if lift["p_value"] >= SIGNIFICANT:

@@ -27,7 +27,7 @@ def render_study(analysis: Analysis, command: str) -> str:
         rows=[_row(v) for v in analysis["variants"]],
         claims=[_claim(c) for c in analysis["claims"]],
         tasks=_tasks(analysis),
-        growth=[
+        growths=[
             {"variant": g["variant"], "chart": growth_chart(g), "rows": growth_rows(g), "summary": growth_summary(g)}
             for g in analysis["growth"]
         ],
@@ -78,9 +78,9 @@ def claims_markdown(analyses: Sequence[Analysis]) -> str:
 
 
 def _row(variant: Mapping[str, Any]) -> dict[str, str]:
-    # Evaluated elsewhere: the curve is that of its training, in another row.
-    is_elsewhere = variant["final"] is not None and not variant["curves"]
-    area = "that of its training" if is_elsewhere else _mean(variant["area"], variant["area_ci95"])
+    area = "that of its training" if variant["elsewhere"] else _mean(variant["area"], variant["area_ci95"])
+    if variant["final"] is not None and not variant["curves"] and not variant["elsewhere"]:
+        area = "SFT alone"
     return {
         "name": variant["name"],
         "about": variant["about"],

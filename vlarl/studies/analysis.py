@@ -49,18 +49,21 @@ def judge(claim: Claim, seeds: Sequence[int], records: Records) -> dict[str, Any
     """The difference better - worse with its 95 % interval, and what it says of the claim.
 
     A claim holds where the interval is above zero, does not hold where all of it is below MARGIN. Only seeds count that
-    have all of the claim's variants.
+    have all of the claim's variants, none of them crashed.
     A variant that crashed has lost to one that did not.
     """
     complete = [s for s in seeds if all((name, s) in records for pair in claim.pairs for name in pair)]
-    present = [(records[better, s], records[worse, s]) for s in complete for better, worse in claim.pairs]
+    by_seed = [[(records[better, s], records[worse, s]) for better, worse in claim.pairs] for s in complete]
     result: dict[str, Any] = {"claim": claim.text, "confidence": claim.confidence, "metric": claim.metric}
     result |= {"better": label(claim.better), "worse": label(claim.worse), "seeds": len(complete), "crashed": 0}
-    finished = [(b, w) for b, w in present if b.error is None and w.error is None]
-    result["crashed"] = sum(w.error is not None and b.error is None for b, w in present)
+    finished = [pair for pairs in by_seed if not any(r.error for pair in pairs for r in pair) for pair in pairs]
+    result["crashed"] = sum(_has_lost(pairs) for pairs in by_seed)
     if not finished:
-        verdict = HOLDS if result["crashed"] and result["crashed"] == len(present) else UNDECIDED
+        verdict = HOLDS if result["crashed"] and result["crashed"] == len(complete) else UNDECIDED
         return result | {"points": None, "ci95": None, "verdict": verdict}
+    if claim.metric in ("final", "curve") and all(b.fingerprint == w.fingerprint for b, w in finished):
+        # With another recipe two variants may come to the same run.
+        return result | {"points": 0.0, "ci95": None, "verdict": UNDECIDED}
     if claim.metric in ("final", "lift"):
         against = FINAL if claim.metric == "final" else START
         differences = [float(b.outcomes[FINAL].mean() - w.outcomes[against].mean()) for b, w in finished]
@@ -74,6 +77,11 @@ def judge(claim: Claim, seeds: Sequence[int], records: Records) -> dict[str, Any
     low, high = interval
     verdict = HOLDS if low > 0 else FAILS if high < MARGIN else UNDECIDED
     return result | {"points": points, "ci95": [100 * low, 100 * high], "verdict": verdict}
+
+
+def _has_lost(pairs: Sequence[tuple[Record, Record]]) -> bool:
+    """Whether a run of `worse` crashed, and none of `better`."""
+    return any(worse.error for _, worse in pairs) and not any(better.error for better, _ in pairs)
 
 
 def _along_the_curve(claim: Claim, better: Record, worse: Record) -> float:
@@ -91,6 +99,7 @@ def _variant(name: str, about: str, seeds: Sequence[int], records: Records) -> d
     found = [records[name, s] for s in seeds if (name, s) in records]
     finished = _finished(name, seeds, records)
     row: dict[str, Any] = {"name": name, "about": about, "runs": len(found), "crashed": len(found) - len(finished)}
+    row["elsewhere"] = any("evaluated_in" in record.config for record in finished)
     row["warnings"] = sorted({kind for record in found for kind in record.warnings})
     if not finished:
         return (

@@ -7,7 +7,7 @@ import numpy as np
 
 from vlarl.evaluation.statistics import wilson_interval
 from vlarl.studies.base import UNDECIDED
-from vlarl.studies.laws import LAWS, SATURATING, Counts, exponent_interval, fit
+from vlarl.studies.laws import LARGEST, LAWS, SATURATING, Counts, exponent_interval, fit
 from vlarl.studies.records import Record
 
 DOUBLINGS = 5
@@ -20,11 +20,16 @@ Z95 = 1.96
 
 
 def counts_of(record: Record) -> Counts:
-    """Outcomes of a run's rollouts against the env steps that their policy had been trained on."""
-    episodes = int(record.config["ppo"]["rollout_batch_size"])
+    """Outcomes of a run's rollouts against the env steps that their policy had learned from.
+
+    Those of the critic warm-up do not count: the policy stands still.
+    """
+    ppo = record.config["ppo"]
+    episodes, warmup = int(ppo["rollout_batch_size"]), int(ppo["critic_warmup_iterations"])
     after, success = np.array(record.curve).T
+    before = np.concatenate([[0.0], after[:-1]])
     return Counts(
-        steps=np.concatenate([[0.0], after[:-1]]),
+        steps=np.maximum(0.0, before - before[min(warmup, len(before) - 1)]),
         successes=np.rint(success * episodes).astype(int),
         episodes=np.full(len(after), episodes),
     )
@@ -62,13 +67,14 @@ def describe_growth(name: str, records: Sequence[Record]) -> dict[str, Any]:
     points = [_point(pooled, pooled.steps[-1] / 2**i) for i in reversed(range(DOUBLINGS + 1))]
     laws = _laws(runs, pooled)
     saturating = fit(SATURATING, pooled)
+    log_exponent = min(float(saturating.parameters[3]), LARGEST)
     return {
         "variant": name,
         "seeds": len(runs),
         "points": points,
         "laws": laws,
         "predicts": _not_excluded(laws),
-        "exponent": float(np.exp(saturating.parameters[3])),
+        "exponent": float(np.exp(log_exponent)),
         "exponent_ci95": list(exponent_interval(saturating, pooled)),
         "diminishes": _diminishes(points),
     }

@@ -95,7 +95,7 @@ def make_record(
         curve=tuple((int(row["env_steps"]), float(row["charts/success_rate"])) for row in history),
         warnings=tuple(sorted({warning["code"] for warning in warnings})),
         card={
-            "env_steps": int(history[-1]["env_steps"]) if history else sum(e.env_steps for e in evaluations.values()),
+            "env_steps": _env_steps(history, evaluations.values() if job.is_elsewhere else ()),
             "wall_seconds": seconds,
             "core_hours": seconds * cpu_cores() / 3600,
             "peak_rss_bytes": ledger["peak_rss_bytes"],
@@ -104,6 +104,11 @@ def make_record(
         error=error,
         policies=_policies(folder) if error is None else "",
     )
+
+
+def _env_steps(history: list[dict[str, Any]], evaluations: Iterable[Evaluation]) -> int:
+    """Of the training, or of what was evaluated elsewhere."""
+    return int(history[-1]["env_steps"]) if history else sum(evaluation.env_steps for evaluation in evaluations)
 
 
 def _policies(folder: RunFolder) -> str:

@@ -69,8 +69,8 @@ def estimate_disk_bytes(config: TrainConfig) -> int:
     """Returns roughly what the run folder and the simulator's cache will take, bytes."""
     parameters = policy_module(config.policy).count_trained_parameters(config.policy)
     # Policy and value network in float32 with two Adam moments each; one checkpoint more while the next is written.
-    checkpoint = 2 * parameters * 4 * 3
-    checkpoints = (config.keep_last + 2) * checkpoint
+    checkpoint = (1 + config.has_critic) * parameters * 4 * 3
+    checkpoints = (config.keep_last + 2) * checkpoint if config.ppo.num_iterations else 0
     episodes = config.demonstrations.episodes_per_task * len(config.env.task_ids)
     frames = episodes * 200 * config.env.image_size**2 * 3
     models = 40 * 2**20 * len(config.env.task_ids) if config.env.name == "libero" else 0

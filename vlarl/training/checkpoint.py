@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: complete, atomic, pruned to the newest and the best."""
+"""Checkpoints of a training run: complete, atomic, pruned to the newest and the chosen one."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class CheckpointStore:
         return sorted(int(match[1]) for match in names if match)
 
     def save(self, learner: TrainingLearner, state: dict[str, Any]) -> Path:
-        """Writes the checkpoint of the iteration that `state` names and prunes others; the best one is kept."""
+        """Writes the checkpoint of the iteration that `state` names and prunes others; the chosen one is kept."""
         path = self.path(state["iteration"])
         with atomic_folder(path) as scratch:
             learner.save(scratch)

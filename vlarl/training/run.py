@@ -36,7 +36,7 @@ from vlarl.training.learner_files import POLICY
 from vlarl.training.roles import Roles
 from vlarl.training.run_folder import RunFolder, read_json, write_json
 from vlarl.training.supervised import train_sft
-from vlarl.training.trainer import Trainer
+from vlarl.training.trainer import Trainer, TrainState
 from vlarl.training.videos import write_comparisons
 
 Stage = Literal["sft", "rl"]
@@ -173,6 +173,9 @@ class Run:
             if not done["truncated_by_time"] or self._is_out_of_time():
                 return
         self.train_sft()
+        if not self.config.ppo.total_iterations:
+            self._leave_as_sft_left_it()
+            return
         checkpoints = CheckpointStore(self.folder.checkpoints, self.config.keep_last)
         sinks = make_sinks(self.config.sinks, self.folder.root)
         progress = ConsoleTrainingProgress(self.console)
@@ -205,6 +208,12 @@ class Run:
         source = checkpoints.path(chosen) / POLICY if state.iteration else self.folder.sft_policy
         save_policy(load_policy(source), self.folder.rl_policy)
         write_json(self.folder.train_summary, vars(state) | {"chosen_iteration": chosen, "lost_roles": losses})
+
+    def _leave_as_sft_left_it(self) -> None:
+        """A training of no iterations: nothing has to be started for it."""
+        self._forget_results("rl")
+        save_policy(load_policy(self.folder.sft_policy), self.folder.rl_policy)
+        write_json(self.folder.train_summary, vars(TrainState()) | {"chosen_iteration": 0, "lost_roles": 0})
 
     def evaluate(self, stage: Stage, modes: Sequence[str] = MODES) -> dict[str, Evaluation]:
         """Evaluates a stage's policy on the evaluation starts, greedy and sampled; returns the evaluations by mode."""
@@ -246,6 +255,8 @@ class Run:
         path = self.folder.evaluation(name)
         if path.is_file():
             return Evaluation.load(path)
+        if stage == "rl" and transform is None and not self.config.ppo.total_iterations:
+            return self._evaluation_of_sft(name, temperature)
         policy = load_policy(self.folder.sft_policy if stage == "sft" else self.folder.rl_policy)
         collector = self.collector
         probe = transform is not None
@@ -277,6 +288,15 @@ class Run:
             f"{label}: {summary['successes']}/{summary['episodes']} = {summary['success_rate']:.1%}"
             f" (95 % interval {low:.1%} to {high:.1%})"
         )
+        return result
+
+    def _evaluation_of_sft(self, name: str, temperature: float) -> Evaluation:
+        """The evaluation `name` of a policy that RL left as it was."""
+        before = f"sft{name.removeprefix('rl')}"
+        result = self._evaluation(before, "sft", temperature, None)
+        if self.folder.actions(before).is_file():
+            shutil.copyfile(self.folder.actions(before), self.folder.actions(name))
+        result.save(self.folder.evaluation(name))
         return result
 
     def _forget_results(self, stage: Stage) -> None:

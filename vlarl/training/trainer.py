@@ -264,11 +264,13 @@ class Trainer:
         return interval > 0 and done >= 0 and (done % interval == 0 or last)
 
     def _validate_where_time_ended(self) -> None:
-        """Without it, the best checkpoint of a run that ends early could be one from before it learned anything."""
+        """Without it, a run that ends early could be left with a checkpoint from before it learned anything."""
         has_learned = self.state.iteration > self.config.ppo.critic_warmup_iterations
         is_known = bool(self.history) and "evaluation/validation_success" in self.history[-1]
         if has_learned and self.config.evaluation.validation_interval > 0 and not is_known:
             self._validate()
+        if self.state.iteration and self.state.iteration not in self.checkpoints.iterations():
+            self.checkpoints.save(self.learner, self.snapshot())
 
     def _validate(self) -> dict[str, float]:
         """Greedy success on validation starts; the checkpoint to choose so far is remembered."""
