@@ -46,7 +46,8 @@ SMALL = Study(
 
 def verdict(better: list[int], worse: list[int], claim: Claim = CLAIM) -> dict:
     records = {("a", s): record(n, s) for s, n in enumerate(better)}
-    return judge(claim, range(len(better)), records | {("b", s): record(n, s) for s, n in enumerate(worse)})
+    worse_ones = {("b", s): record(n, s, fingerprint=f"worse {s}") for s, n in enumerate(worse)}
+    return judge(claim, range(len(better)), records | worse_ones)
 
 
 def test_a_clear_difference_holds_and_its_reverse_does_not():

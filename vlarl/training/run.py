@@ -212,8 +212,9 @@ class Run:
     def _leave_as_sft_left_it(self) -> None:
         """A training of no iterations: nothing has to be started for it."""
         self._forget_results("rl")
-        save_policy(load_policy(self.folder.sft_policy), self.folder.rl_policy)
-        write_json(self.folder.train_summary, vars(TrainState()) | {"chosen_iteration": 0, "lost_roles": 0})
+        with self.phase("train"):
+            save_policy(load_policy(self.folder.sft_policy), self.folder.rl_policy)
+            write_json(self.folder.train_summary, vars(TrainState()) | {"chosen_iteration": 0, "lost_roles": 0})
 
     def evaluate(self, stage: Stage, modes: Sequence[str] = MODES) -> dict[str, Evaluation]:
         """Evaluates a stage's policy on the evaluation starts, greedy and sampled; returns the evaluations by mode."""
