@@ -380,5 +380,5 @@ def test_a_table_without_runs_says_what_is_missing(tmp_path, capsys):
     places = ["--results", str(tmp_path), "--output", str(tmp_path / "out")]
     assert main("study", ["algorithms", "--seeds", "1", "--table", *places]) == 0
     out = capsys.readouterr().out
-    assert "Not run yet: full seed 0, grpo seed 0, rloo seed 0." in out and "undecided" in out
+    assert "Not run yet: full seed 0; grpo seed 0; rloo seed 0." in out and "undecided" in out
     assert "no runs" in (tmp_path / "out" / "algorithms.html").read_text()

@@ -57,7 +57,7 @@ def study_markdown(analysis: Analysis, command: str) -> str:
     for growth in analysis["growth"]:
         lines += ["", *growth_markdown(growth)]
     if analysis["missing"]:
-        lines += ["", f"Not run yet: {', '.join(f'{name} seed {seed}' for name, seed in analysis['missing'])}."]
+        lines += ["", f"Not run yet: {_missing(analysis['missing'])}."]
     lines += [f"\nCrashed: {name} seed {seed} ({error})." for name, seed, error in analysis["crashed"]]
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
@@ -75,6 +75,13 @@ def claims_markdown(analyses: Sequence[Analysis]) -> str:
                 f" {claim['difference']} | {claim['seeds']} | {claim['verdict']} |"
             )
     return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _missing(runs: Sequence[tuple[str, int]]) -> str:
+    seeds: dict[str, list[str]] = {}
+    for name, seed in runs:
+        seeds.setdefault(name, []).append(str(seed))
+    return "; ".join(f"{name} seed{'s' * (len(of) > 1)} {', '.join(of)}" for name, of in seeds.items())
 
 
 def _row(variant: Mapping[str, Any]) -> dict[str, str]:
