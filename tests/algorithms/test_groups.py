@@ -1,7 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 
-from vlarl.algorithms.groups import compute_group_advantages, prepare_groups
+from vlarl.algorithms.critic_free import prepare_without_critic
+from vlarl.algorithms.groups import compute_group_advantages
 from vlarl.algorithms.ppo import Scores
 
 
@@ -32,7 +35,7 @@ def test_groups_without_variance_teach_nothing(leave_one_out):
 def test_advantages_are_shared_by_the_turns_and_skipped_groups_masked():
     # Trajectories of 2, 1, 1 and 2 turns; the first two are a group with success, the last two without.
     mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 0], [1, 1], [1, 1]], dtype=torch.bool)
-    targets = prepare_groups(
+    targets = prepare_without_critic(
         rewards=torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 0.0]),
         scores=Scores(
             values=torch.zeros(6), final_values=torch.zeros(4), old_logprobs=torch.zeros(6, 2), ref_logprobs=None
@@ -40,8 +43,8 @@ def test_advantages_are_shared_by_the_turns_and_skipped_groups_masked():
         trajectory_offsets=torch.tensor([0, 2, 3, 4, 6]),
         terminated=torch.tensor([True, False, False, False]),
         token_mask=mask,
+        compute_advantages=partial(compute_group_advantages, group_size=2, leave_one_out=True),
         group_size=2,
-        leave_one_out=True,
     )
     assert targets.advantages.tolist() == [1.0, 1.0, -1.0, 0.0, 0.0, 0.0]
     assert targets.returns.tolist() == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]

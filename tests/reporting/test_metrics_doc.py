@@ -34,7 +34,7 @@ def logged(tmp_path_factory) -> set[str]:
 def other_metrics() -> set[str]:
     """Names of SFT's rows and of the critic-free algorithms, which that run has not: read from the source."""
     texts = {"step"}
-    for module in ("training/supervised.py", "algorithms/groups.py"):
+    for module in ("training/supervised.py", "algorithms/critic_free.py"):
         nodes = ast.walk(ast.parse((REPOSITORY / "vlarl" / module).read_text()))
         texts |= {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     return {text for text in texts if text == "step" or re.fullmatch(r"(losses|rollout)/\w+", text)}

@@ -7,8 +7,6 @@ success of a group of trajectories from one start stands in for the value networ
 import torch
 from torch import Tensor
 
-from vlarl.algorithms.ppo import Scores, Targets, sum_by_trajectory
-
 
 def compute_group_advantages(
     returns: Tensor, group_size: int, *, leave_one_out: bool, eps: float = 1e-6
@@ -35,39 +33,3 @@ def compute_group_advantages(
         advantages = centred / (grouped.std(1, correction=0, keepdim=True) + eps)
     advantages = torch.where(varies, advantages, torch.zeros_like(advantages))
     return advantages.flatten(), varies.expand_as(grouped).flatten()
-
-
-def prepare_groups(
-    *,
-    rewards: Tensor,
-    scores: Scores,
-    trajectory_offsets: Tensor,
-    terminated: Tensor,
-    token_mask: Tensor,
-    importance_weights: Tensor | None = None,
-    group_size: int,
-    leave_one_out: bool,
-) -> Targets:
-    """Computes advantages per turn; the tokens of groups without variance are left out, and the groups counted.
-
-    Args:
-        rewards: [N] float32.
-        scores: not read but for the shape: there is no critic.
-        trajectory_offsets: [M + 1] int64; each `group_size` trajectories in a row have the same start.
-        terminated: not read: an episode counts by its rewards, however it ended.
-        token_mask: [N, K] bool.
-        importance_weights: [N, K] float32, of tokens that older weights sampled.
-        group_size: trajectories per start.
-        leave_one_out: RLOO, else GRPO.
-    """
-    del terminated
-    returns, trajectory = sum_by_trajectory(rewards, trajectory_offsets)
-    advantages, varies = compute_group_advantages(returns, group_size, leave_one_out=leave_one_out)
-    skipped = int((~varies).sum()) // group_size
-    return Targets(
-        advantages=advantages[trajectory].to(scores.values.dtype),
-        returns=returns[trajectory],
-        token_mask=token_mask & varies[trajectory].unsqueeze(-1),
-        importance_weights=importance_weights,
-        metrics={"rollout/skipped_groups": skipped},
-    )

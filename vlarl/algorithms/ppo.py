@@ -45,13 +45,6 @@ def compute_token_mask(executed_steps: Tensor, action_dim: int, num_tokens: int)
     return action_index[None, :] < executed_steps[:, None]
 
 
-def sum_by_trajectory(rewards: Tensor, trajectory_offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Undiscounted returns [M] of rewards [N] float, and the trajectory of each turn, [N] int64."""
-    lengths = trajectory_offsets.diff()
-    trajectory = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    return torch.zeros(len(lengths), dtype=rewards.dtype).index_add(0, trajectory, rewards), trajectory
-
-
 def prepare(
     *,
     rewards: Tensor,

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import binomtest, t, trim_mean
 
+Z95 = 1.96
+"""Half the width of a normal 95 % interval, in standard errors."""
+
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion (Wilson 1927).
@@ -119,7 +122,7 @@ def smallest_gain(episodes: int, share_changed: float) -> float:
         episodes: paired episodes.
         share_changed: share of starts whose outcome differs between the two policies.
     """
-    return float((1.96 + 0.8416) * np.sqrt(share_changed / episodes))
+    return float((Z95 + 0.8416) * np.sqrt(share_changed / episodes))
 
 
 def _discordant(before: np.ndarray, after: np.ndarray) -> tuple[int, int]:

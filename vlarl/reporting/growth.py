@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vlarl.reporting.plots import percent
+from vlarl.reporting.plots import percent, rate_text
 from vlarl.reporting.svg import IntervalPoint, Series, color, compact, legend, line_chart, nice_axis, percent_axis
 
 Growth = Mapping[str, Any]
@@ -70,10 +70,7 @@ def growth_markdown(growth: Growth) -> list[str]:
     lines = [f"Growth of `{growth['variant']}`, seeds: {growth['seeds']}; {growth_summary(growth)}.", ""]
     lines += ["| env steps | success of the rollouts |", "|---|---|"]
     for point in growth["points"]:
-        rate = "no rollout there"
-        if point["episodes"]:
-            low, high = point["ci95"]
-            rate = f"{percent(point['success_rate'])} ({percent(low)} to {percent(high)}) of {point['episodes']}"
+        rate = rate_text(point) if point["episodes"] else "no rollout there"
         lines.append(f"| {compact(point['env_steps'])} | {rate} |")
     lines += [
         "",

@@ -52,6 +52,23 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.1f}".removesuffix(".0") + f"{NBSP}%"
 
 
+def interval_text(rate: float | None, ci95: Sequence[float] | None) -> str:
+    """0.5 with its interval -> "50 % (40 % to 60 %)"; without one the rate alone, and None is "no run"."""
+    if rate is None:
+        return "no run"
+    if ci95 is None:
+        return percent(rate)
+    low, high = (percent(min(1.0, max(0.0, bound))) for bound in ci95)
+    return f"{percent(rate)} ({low} to {high})"
+
+
+def rate_text(value: Mapping[str, Any] | None) -> str:
+    """What `vlarl.evaluation.protocol.rate` returns -> "50 % (40 % to 60 %) of 100"; None is "no run"."""
+    return (
+        "no run" if value is None else f"{interval_text(value['success_rate'], value['ci95'])} of {value['episodes']}"
+    )
+
+
 def moving_average(values: Sequence[float | None], window: int) -> list[float | None]:
     """Centred mean over `window` values (fewer at both ends), leaving out missing ones; None where all are missing."""
     half = window // 2

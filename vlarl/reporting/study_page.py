@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from vlarl.reporting.growth import growth_chart, growth_markdown, growth_rows, growth_summary
 from vlarl.reporting.page import render_page
-from vlarl.reporting.plots import moving_average, percent, smoothing_window
+from vlarl.reporting.plots import interval_text, moving_average, percent, rate_text, smoothing_window
 from vlarl.reporting.svg import Band, Series, color, legend, line_chart, nice_axis, percent_axis
 
 Analysis = Mapping[str, Any]
@@ -85,18 +85,23 @@ def _missing(runs: Sequence[tuple[str, int]]) -> str:
 
 
 def _row(variant: Mapping[str, Any]) -> dict[str, str]:
-    area = "that of its training" if variant["elsewhere"] else _mean(variant["area"], variant["area_ci95"])
-    if variant["final"] is not None and not variant["curves"] and not variant["elsewhere"]:
-        area = "SFT alone"
     return {
         "name": variant["name"],
         "about": variant["about"],
         "runs": f"{variant['runs']}" + (f", {variant['crashed']} crashed" if variant["crashed"] else ""),
-        **{stage: _rate(variant[stage]) for stage in ("sft", "final")},
-        "iqm": _mean(variant["iqm"], variant["iqm_ci95"]),
-        "area": area,
+        **{stage: rate_text(variant[stage]) for stage in ("sft", "final")},
+        "iqm": interval_text(variant["iqm"], variant["iqm_ci95"]),
+        "area": _curve(variant),
         "warnings": ", ".join(variant["warnings"]) or "nothing",
     }
+
+
+def _curve(variant: Mapping[str, Any]) -> str:
+    if variant["elsewhere"]:
+        return "that of its training"
+    if variant["final"] is not None and not variant["curves"]:
+        return "SFT alone"
+    return interval_text(variant["area"], variant["area_ci95"])
 
 
 def _tasks(analysis: Analysis) -> dict[str, Any]:
@@ -108,19 +113,6 @@ def _tasks(analysis: Analysis) -> dict[str, Any]:
         if variant["tasks"]
     ]
     return {"names": [str(task) for task in names], "rows": rows}
-
-
-def _rate(value: Mapping[str, Any] | None) -> str:
-    return "no run" if value is None else f"{_mean(value['success_rate'], value['ci95'])} of {value['episodes']}"
-
-
-def _mean(value: float | None, ci95: Sequence[float] | None) -> str:
-    if value is None:
-        return "no run"
-    if ci95 is None:
-        return percent(value)
-    low, high = (percent(min(1.0, max(0.0, bound))) for bound in ci95)
-    return f"{percent(value)} ({low} to {high})"
 
 
 def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:

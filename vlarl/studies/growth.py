@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from vlarl.evaluation.statistics import wilson_interval
+from vlarl.evaluation.protocol import rate
+from vlarl.evaluation.statistics import Z95
 from vlarl.studies.base import UNDECIDED
-from vlarl.studies.laws import LARGEST, LAWS, SATURATING, Counts, exponent_interval, fit
+from vlarl.studies.laws import LARGEST, LAWS, SATURATING, Counts, Fit, Law, exponent_interval, fit
 from vlarl.studies.records import Record
 
 DOUBLINGS = 5
@@ -16,7 +17,6 @@ TRAINED_ON, HELD_OUT_FROM = 0.5, 0.9
 """Laws are fitted to the first half of a training, and predict its last tenth."""
 CLEAR_LEAD = 2.0
 """Nats of held-out log-likelihood by which the best law has to lead another to exclude it."""
-Z95 = 1.96
 
 
 def counts_of(record: Record) -> Counts:
@@ -65,8 +65,9 @@ def describe_growth(name: str, records: Sequence[Record]) -> dict[str, Any]:
     runs = [counts_of(record) for record in records]
     pooled = pool(runs)
     points = [_point(pooled, pooled.steps[-1] / 2**i) for i in reversed(range(DOUBLINGS + 1))]
-    laws = _laws(runs, pooled)
-    saturating = fit(SATURATING, pooled)
+    whole = {law.name: fit(law, pooled) for law in LAWS}
+    laws = [_law(law, runs, whole[law.name], pooled.steps[-1]) for law in LAWS]
+    saturating = whole[SATURATING.name]
     log_exponent = min(float(saturating.parameters[3]), LARGEST)
     return {
         "variant": name,
@@ -80,27 +81,21 @@ def describe_growth(name: str, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _laws(runs: Sequence[Counts], pooled: Counts) -> list[dict[str, Any]]:
-    rows = []
-    grid = np.linspace(0.0, pooled.steps[-1], 41)
-    for law in LAWS:
-        held_out = 0.0
-        for run in runs:
-            total = run.steps[-1]
-            # Each run has its own start: a law is fitted to each, and their predictions are added.
-            half = fit(law, run.select(run.steps <= TRAINED_ON * total))
-            held_out += half.score(run.select(run.steps > HELD_OUT_FROM * total))
-        whole = fit(law, pooled)
-        rows.append({
-            "name": law.name,
-            "formula": law.formula,
-            "parameters": [float(p) for p in whole.parameters],
-            "unit": whole.unit,
-            "log_likelihood": sum(fit(law, run).log_likelihood for run in runs),
-            "held_out": held_out,
-            "line": [[float(x), float(y)] for x, y in zip(grid, whole.predict(grid), strict=True)],
-        })  # fmt: skip
-    return rows
+def _law(law: Law, runs: Sequence[Counts], whole: Fit, last: float) -> dict[str, Any]:
+    """How well a law explains and predicts the runs, each of which has its own start; `whole` draws the line."""
+    grid, held_out = np.linspace(0.0, last, 41), 0.0
+    for run in runs:
+        half = fit(law, run.select(run.steps <= TRAINED_ON * run.steps[-1]))
+        held_out += half.score(run.select(run.steps > HELD_OUT_FROM * run.steps[-1]))
+    return {
+        "name": law.name,
+        "formula": law.formula,
+        "parameters": whole.parameters.tolist(),
+        "unit": whole.unit,
+        "log_likelihood": sum(fit(law, run).log_likelihood for run in runs),
+        "held_out": held_out,
+        "line": np.column_stack([grid, whole.predict(grid)]).tolist(),
+    }
 
 
 def _not_excluded(laws: Sequence[dict[str, Any]]) -> list[str]:
@@ -113,10 +108,8 @@ def _point(pooled: Counts, steps: float) -> dict[str, Any]:
     """Success of the rollouts in the half octave that ends there."""
     chosen = pooled.select((pooled.steps > steps / np.sqrt(2)) & (pooled.steps <= steps))
     successes, episodes = int(chosen.successes.sum()), int(chosen.episodes.sum())
-    known = (
-        {"success_rate": successes / episodes, "ci95": list(wilson_interval(successes, episodes))} if episodes else {}
-    )
-    return {"env_steps": float(steps), "successes": successes, "episodes": episodes} | known
+    known = rate(np.arange(episodes) < successes) if episodes else {"successes": 0, "episodes": 0}
+    return {"env_steps": float(steps)} | known
 
 
 def _diminishes(points: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit, xlog1py, xlogy
 
+from vlarl.evaluation.statistics import Z95
+
 SMALLEST = 1e-6
 """Of a predicted probability, and of its complement: no single outcome is impossible."""
 LARGEST = 15.0
@@ -160,9 +162,10 @@ def exponent_interval(best: Fit, counts: Counts) -> tuple[float, float | None]:
         start = list(best.parameters)
         # With the exponent goes the scale: the early slope k / c stays.
         start[2] += log_exponent - middle
+        # Far from the best exponent that start may lead nowhere; one of the law's own stands beside it.
         starts = [start, SATURATING.starts(logit(counts.rate))[1]]
         profile = fit(SATURATING, counts, fixed={index: log_exponent}, starts=starts).log_likelihood
-        return profile - best.log_likelihood + 1.92
+        return profile - best.log_likelihood + Z95**2 / 2
 
     def end(outermost: float) -> float | None:
         if excess(outermost) >= 0:

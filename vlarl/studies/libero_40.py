@@ -5,18 +5,18 @@ from dataclasses import replace
 
 from vlarl.configs.training import TrainConfig
 from vlarl.envs.libero.tasks import STANDARD_LIMITS
-from vlarl.recipes import openvla_7b
+from vlarl.recipes import OPENVLA_SUITES, OTHER_SUITE, openvla_7b
 from vlarl.studies.base import Claim, Study, Variant
 
-SUITES = {"spatial": "libero_spatial", "object": "libero_object", "goal": "libero_goal", "10": "libero_10"}
+SUITES = {suite.removeprefix("libero_"): suite for suite in OPENVLA_SUITES}
 """Short name -> suite, of 10 tasks each."""
 DEMONSTRATIONS, MANY_DEMONSTRATIONS = 10, 50
 """Per task; the second are the upper reference."""
 SFT_STEPS = 3000
 """Of the tiny policy."""
-SFT_STEPS_PER_ITERATION, LIMIT = 200, 136
-"""An iteration of PPO takes as long as that many steps of SFT (quickstart: 26 s, and 0.14 s per step) where episodes
-end after LIMIT env steps; where they may be longer, so are iterations."""
+SFT_STEPS_PER_ITERATION, MEASURED_LIMIT = 200, 136
+"""An iteration of PPO takes as long as that many steps of SFT (measured on the quickstart: 26 s, and 0.14 s per step)
+where episodes end after that many env steps; where they may be longer, so are iterations."""
 
 
 def _in_suite(suite: str, config: TrainConfig) -> TrainConfig:
@@ -27,7 +27,7 @@ def _in_suite(suite: str, config: TrainConfig) -> TrainConfig:
         config,
         # Under the protocol's step limit: some tasks take their experts nearly all of it.
         env=replace(config.env, task_suite=suite, task_ids=tuple(range(10)), max_episode_steps=None),
-        policy=replace(config.policy, max_instruction_tokens=24),
+        policy=replace(config.policy, max_instruction_tokens=OTHER_SUITE.max_instruction_tokens),
         demonstrations=replace(config.demonstrations, episodes_per_task=DEMONSTRATIONS),
         sft=replace(config.sft, num_steps=SFT_STEPS),
         evaluation=replace(config.evaluation, validation_episodes_per_task=5),
@@ -36,7 +36,7 @@ def _in_suite(suite: str, config: TrainConfig) -> TrainConfig:
 
 def _longer_sft(config: TrainConfig) -> TrainConfig:
     """No RL, but SFT for about as long as SFT and RL take together."""
-    per_iteration = SFT_STEPS_PER_ITERATION * STANDARD_LIMITS[config.env.task_suite] / LIMIT
+    per_iteration = SFT_STEPS_PER_ITERATION * STANDARD_LIMITS[config.env.task_suite] / MEASURED_LIMIT
     steps = config.sft.num_steps + round(per_iteration * config.ppo.total_iterations)
     ppo = replace(config.ppo, num_iterations=0)
     return replace(config, sft=replace(config.sft, num_steps=steps), ppo=ppo)

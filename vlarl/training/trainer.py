@@ -27,6 +27,8 @@ from vlarl.training.monitor import REWARD_HACKING, Monitor
 from vlarl.training.roles import RolloutCollector, TrainingLearner
 from vlarl.types import Rollout
 
+VALIDATION_SUCCESS = "evaluation/validation_success"
+"""Name in the log rows."""
 SUSPICIOUS_FPS = 5.0
 """Turns per second of a saved trajectory."""
 
@@ -58,8 +60,8 @@ class TrainState:
     learn_seconds: float = 0.0
     rest_seconds: float = 0.0
     restarted_episodes: int = 0
-    best: dict[str, Any] = field(default_factory=lambda: {"iteration": 0, "success_rate": -1.0, "highest": -1.0})
-    """The chosen checkpoint, its validation success, and the highest of any checkpoint."""
+    best: dict[str, Any] = field(default_factory=lambda: {"iteration": 0, "success_rate": -1.0})
+    """The checkpoint that validation chooses, and its success there."""
     warnings: list[dict[str, Any]] = field(default_factory=list)
     truncated_by_time: bool = False
 
@@ -116,7 +118,7 @@ class Trainer:
         for iteration in range(self.state.iteration, total):
             if self.deadline is not None and time.monotonic() > self.deadline:
                 self.state.truncated_by_time = True
-                self._validate_where_time_ended()
+                self._finish_where_time_ended()
                 break
             started = time.perf_counter()
             waiting = self._submit(waiting, iteration)
@@ -247,7 +249,7 @@ class Trainer:
         for sink in self.sinks:
             sink.log(row, row["iteration"])
         self.progress.row(row)
-        if state.iteration % config.checkpoint_interval == 0 or last or "evaluation/validation_success" in row:
+        if state.iteration % config.checkpoint_interval == 0 or last or VALIDATION_SUCCESS in row:
             self.checkpoints.save(self.learner, self.snapshot())
 
     def _save_suspicious_video(self, iteration: int, rollout: Rollout, rewards: np.ndarray) -> None:
@@ -263,10 +265,10 @@ class Trainer:
         done = self.state.iteration - self.config.ppo.critic_warmup_iterations
         return interval > 0 and done >= 0 and (done % interval == 0 or last)
 
-    def _validate_where_time_ended(self) -> None:
+    def _finish_where_time_ended(self) -> None:
         """Without it, a run that ends early could be left with a checkpoint from before it learned anything."""
         has_learned = self.state.iteration > self.config.ppo.critic_warmup_iterations
-        is_known = bool(self.history) and "evaluation/validation_success" in self.history[-1]
+        is_known = bool(self.history) and VALIDATION_SUCCESS in self.history[-1]
         if has_learned and self.config.evaluation.validation_interval > 0 and not is_known:
             self._validate()
         if self.state.iteration and self.state.iteration not in self.checkpoints.iterations():
@@ -285,13 +287,12 @@ class Trainer:
         )
         successes, episodes = int(result.successes.sum()), len(result.episodes)
         rate = successes / episodes
-        highest = max(rate, self.state.best["highest"])
+        highest = max([rate, *(row[VALIDATION_SUCCESS] for row in self.history if VALIDATION_SUCCESS in row)])
         # A newer one has seen more: it stays behind only where the validation can tell.
         if is_within_standard_error(rate, highest, episodes):
             self.state.best = {"iteration": self.state.iteration, "success_rate": rate}
-        self.state.best |= {"highest": highest}
         return {
-            "evaluation/validation_success": rate,
+            VALIDATION_SUCCESS: rate,
             "evaluation/validation_successes": successes,
             "evaluation/validation_episodes": episodes,
         }
