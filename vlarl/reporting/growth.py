@@ -69,9 +69,8 @@ def growth_markdown(growth: Growth) -> list[str]:
     """The variant's part of the study's section."""
     lines = [f"Growth of `{growth['variant']}`, seeds: {growth['seeds']}; {growth_summary(growth)}.", ""]
     lines += ["| env steps | success of the rollouts |", "|---|---|"]
-    for point in growth["points"]:
-        rate = rate_text(point) if point["episodes"] else "no rollout there"
-        lines.append(f"| {compact(point['env_steps'])} | {rate} |")
+    measured = [point for point in growth["points"] if point["episodes"]]
+    lines += [f"| {compact(point['env_steps'])} | {rate_text(point)} |" for point in measured]
     lines += [
         "",
         "| law | held-out log-likelihood above the flat law's, nats | of all points, fitted seed by seed |",

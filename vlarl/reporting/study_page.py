@@ -92,7 +92,7 @@ def _row(variant: Mapping[str, Any]) -> dict[str, str]:
         **{stage: rate_text(variant[stage]) for stage in ("sft", "final")},
         "iqm": interval_text(variant["iqm"], variant["iqm_ci95"]),
         "area": _curve(variant),
-        "warnings": ", ".join(variant["warnings"]) or "nothing",
+        "warnings": ", ".join(variant["warnings"]) or ("nothing" if variant["runs"] else "no run"),
     }
 
 
