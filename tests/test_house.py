@@ -45,6 +45,17 @@ def offending_lines(pattern: str) -> list[str]:
 
 
 @needs_checkout
+def test_records_of_studies_can_be_committed():
+    """A study goes on on another machine from them; runs/ of the user's own is ignored."""
+    for name, is_ignored in (
+        ("docs/results/runs/0123456789abcdef.json", False),
+        ("runs/quickstart/summary.json", True),
+    ):
+        done = subprocess.run(["git", "-C", str(REPOSITORY), "check-ignore", "-q", "--no-index", name], check=False)
+        assert (done.returncode == 0) == is_ignored, name
+
+
+@needs_checkout
 def test_no_packages_of_others_are_tracked():
     archives = (".whl", ".gz", ".zip", ".tar", ".xz")
     assert not [str(path) for path in FILES if path.suffix in archives]

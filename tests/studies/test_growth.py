@@ -123,6 +123,15 @@ def test_a_clear_bend_is_a_diminishing_return():
     assert growth_chart(found).count('class="line') == 3
 
 
+def test_a_law_predicts_what_it_has_not_seen():
+    """The flat law's prediction of the last tenth is the success of the first half, however much came between."""
+    found = describe_growth("long", [record(np.where(STEPS <= 30 * UNIT, 0.25, 0.75))])
+    run = counts_of(record(np.where(STEPS <= 30 * UNIT, 0.25, 0.75)))
+    half, end = run.select(run.steps <= 30 * UNIT), run.select(run.steps > 54 * UNIT)
+    expected = log_likelihood(end, np.full(len(end.steps), half.rate))
+    assert found["laws"][0]["held_out"] == pytest.approx(expected, abs=0.1)
+
+
 def test_growth_is_judged_from_the_curves():
     from vlarl.studies.analysis import judge
 

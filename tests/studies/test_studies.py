@@ -1,5 +1,6 @@
 """Studies: verdicts by hand, records that cannot be mixed, and a grid of real runs on the toy environment."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -228,6 +229,9 @@ def test_a_variant_without_rl_is_evaluated_as_sft_left_it(tmp_path, monkeypatch)
     alone = records["b", 0]
     assert alone.curve == () and np.array_equal(alone.outcomes["rl_greedy"], alone.outcomes["sft_greedy"])
     assert alone.card["env_steps"] == 0
+    # The same policy is not evaluated twice.
+    ledger = json.loads((tmp_path / "runs" / "runs" / alone.fingerprint / "phases.json").read_text())
+    assert "evaluate_rl" not in ledger["seconds"]
     text = study_markdown(analyse(study, [0], records), "vlarl study small")
     assert "b: SFT alone | 1 |" in text and "| SFT alone | nothing |" in text
 
@@ -282,6 +286,7 @@ def test_a_run_is_evaluated_elsewhere_without_being_trained_again(tmp_path, monk
     files = {path.name for path in tmp_path.glob("runs/runs/*/evaluations/*.json")}
     assert {f"{stage}_greedy_in_{there.fingerprint}.json" for stage in ("sft", "rl")} < files
     assert "b, RL minus SFT" in claims_markdown([analyse(study, [0], records)])
+    assert "| that of its training |" in study_markdown(analyse(study, [0], records), "vlarl study small")
 
 
 def test_a_crashed_training_is_not_repeated_for_every_environment(tmp_path, monkeypatch):
