@@ -32,6 +32,7 @@ setup: $(INSTALLED) ## make .venv and install vlarl with its tested versions
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || scripts/make_venv.sh $(VENV) $(PYTHON)
 	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,cluster]'
+	$(BIN)/python scripts/compile.py
 	@touch $@
 
 quickstart: setup ## LIBERO end to end: demonstrations, SFT, PPO, report

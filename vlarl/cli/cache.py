@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from vlarl.cli.options import parse, print_json
-from vlarl.envs.libero.cache import CacheEntry, cache_entries, cache_root, clear_cache, current_recipe
+from vlarl.envs.libero.cache import CacheEntry, cache_entries, cache_root, clear_cache, is_current
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ def main(command: str, argv: Sequence[str]) -> int:
     options = parse(CacheOptions, argv, command)
     entries = cache_entries()
     if options.clear is not None:
-        entries = [e for e in entries if options.clear == "all" or e.recipe != current_recipe()]
+        entries = [e for e in entries if options.clear == "all" or not is_current(e)]
         clear_cache(entries)
     if options.json:
         print_json({"folder": str(cache_root()), "entries": [asdict(entry) for entry in entries]})
@@ -39,7 +39,7 @@ def _summary(entries: list[CacheEntry], options: CacheOptions) -> str:
     total = _mib(sum(entry.size_bytes for entry in entries))
     if options.clear is not None:
         return f"deleted {len(entries)} built tasks, {total}, in {cache_root()}"
-    old = sum(entry.recipe != current_recipe() for entry in entries)
+    old = sum(not is_current(entry) for entry in entries)
     hint = f"; {old} of other versions (--clear old deletes them)" if old else ""
     return f"{len(entries)} built tasks, {total}, in {cache_root()}{hint}"
 

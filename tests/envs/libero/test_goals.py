@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from vlarl.envs.libero.goals import _find_bound, goal_reached, resolve_goal
+from vlarl.envs.libero.goals import _find_bound, goal_reached, number_sites, resolve_goal
 from vlarl.envs.libero.tasks import load_task
 from vlarl.errors import UserError
 from vlarl.types import Start
@@ -53,7 +53,7 @@ def compare(scene, goal, qpos) -> bool:
         mujoco.mj_forward(model, data)
     resolved = resolve_goal(replace(TASK, goal=(goal,)), upstream.env)
     expected = bool(upstream.env._eval_predicate(list(goal)))
-    assert goal_reached(resolved, simulation.model, simulation.data) == expected, goal
+    assert goal_reached(number_sites(resolved, simulation.model), simulation.model, simulation.data) == expected, goal
     return expected
 
 

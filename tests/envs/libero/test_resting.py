@@ -4,7 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from vlarl.envs.libero.compiled import FIXED, FREE, OTHER, PART, REST_SUBSTEPS, leave_out_resting, run_first_half
+from vlarl.envs.libero.compiled import run_first_half
+from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART, REST_SUBSTEPS, leave_out_resting
 from vlarl.envs.libero.resting import Objects
 
 # Two stacked boxes and a ball on the floor; a slider that can push the lower box.

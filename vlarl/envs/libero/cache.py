@@ -1,10 +1,12 @@
 """Where built tasks lie on disk."""
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import mujoco
@@ -15,6 +17,8 @@ from vlarl.configs.env import RenderProfile
 from vlarl.errors import UserError
 from vlarl.files import write_atomically
 
+COMPILED_SOURCES = ("compiled.py", "contacts.py", "culling.py", "exact.py", "library.py")
+"""Files of compiled functions, which call each other across files."""
 RECIPE_VERSION = 3
 """Raise it when what is built changes."""
 TASK_BYTES: dict[RenderProfile, int] = {"fast": 20 * 2**20, "reference": 400 * 2**20}
@@ -29,6 +33,14 @@ def cache_root() -> Path:
 def current_recipe() -> str:
     """Folder name of what this version of the project builds with the installed MuJoCo."""
     return f"libero-{RECIPE_VERSION}-mujoco-{mujoco.__version__}"
+
+
+@cache
+def code_folder() -> Path:
+    """Folder of the machine code of this version's compiled functions."""
+    sources = Path(__file__).resolve().parent
+    content = b"".join((sources / name).read_bytes() for name in COMPILED_SOURCES)
+    return cache_root() / f"libero-code-{hashlib.sha256(content).hexdigest()[:12]}" / "numba"
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,18 @@ class TaskFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheEntry:
-    """One folder of the cache: a built task."""
+    """One folder of the cache: a built task, or machine code."""
 
     recipe: str
-    """Version of the build and of MuJoCo, for example libero-2-mujoco-3.3.2."""
+    """Version of the build and of MuJoCo, for example libero-2-mujoco-3.3.2, or of the compiled functions."""
     name: str
-    """Suite and task."""
+    """Suite and task, or whose machine code."""
     size_bytes: int
+
+
+def is_current(entry: CacheEntry) -> bool:
+    """Whether this version of the project uses it."""
+    return entry.recipe in (current_recipe(), code_folder().parent.name)
 
 
 def cache_entries() -> list[CacheEntry]:

@@ -1,4 +1,4 @@
-"""Everything compiled of the fast stepping, in one file: numba's disk cache knows a function by the file it is in.
+"""The compiled env step of the fast stepping; contacts.py, culling.py and library.py belong to it.
 
 An env step is one call: 25 physics substeps under LIBERO's OSC_POSE controller (robosuite's operational space
 controller, Khatib 1987, with LIBERO's gains). Upstream solves the dynamics three times per substep (forward, forward,
@@ -11,10 +11,11 @@ J x are all that is needed; the inverses for position and rotation are those of 
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # Compiled functions get their types from the call; what each takes is said there.
-import numba
 import numpy as np
 
 from vlarl.envs.libero import library
+from vlarl.envs.libero.contacts import balance_gravity, find_contacts, leave_out_resting
+from vlarl.envs.libero.library import compiled
 
 SUBSTEPS = 25
 """Physics steps of 2 ms per env step: control at 20 Hz."""
@@ -29,23 +30,9 @@ KP = 150.0
 KD = 2.0 * np.sqrt(KP)
 NULLSPACE_KP = 10.0
 NULLSPACE_KD = 2.0 * np.sqrt(NULLSPACE_KP)
-SPEED_LIMIT = 1e-8
-"""Metres and radians per second."""
-REST_SUBSTEPS = 10
-"""20 ms: gravity alone would give 0.2 m/s."""
-FIXED = 0
-"""Kind of bodies: welded to the world."""
-FREE = 1
-"""Kind of bodies: an object with one free joint."""
-OTHER = 2
-"""Kind of bodies: anything else that moves (the robot)."""
-PART = 3
-"""Kind of bodies: a fixture's part with one joint (a drawer, a knob)."""
-PASSING = 4
-"""Collision mask of objects at rest that what is fixed or at rest passes through, and of what may still meet them."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _factorise(matrix, size):
     """Cholesky factor of the lower triangle, in place; the diagonal holds the inverses of the factor's."""
     for i in range(size):
@@ -56,7 +43,7 @@ def _factorise(matrix, size):
             matrix[i, j] = 1.0 / np.sqrt(total) if i == j else total * matrix[j, j]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _solve(factor, x):
     """Solves L L^T x = x in place, with what _factorise left."""
     size = len(x)
@@ -70,7 +57,7 @@ def _solve(factor, x):
         x[i] *= factor[i, i]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _write_projected_inverse(jac, mass, projected):
     """Writes J M^-1 J^T into projected [6, 6]."""
     factor, half = mass.copy(), np.empty((6, ARM_DOF))
@@ -89,7 +76,7 @@ def _write_projected_inverse(jac, mass, projected):
             projected[row, other] = projected[other, row] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def orientation_error(desired, current, error):
     """Writes half the sum of the cross products of the columns of two rotations [3, 3] into error [3]."""
     error[:] = 0.0
@@ -99,7 +86,7 @@ def orientation_error(desired, current, error):
         error[2] += 0.5 * (current[0, c] * desired[1, c] - current[1, c] * desired[0, c])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, default_joints, bias, torques):
     """Writes the arm's torques [7] before their limits; goal and pose [3] and [3, 3], jac [6, 7], mass [7, 7]."""
     projected, block = np.empty((6, 6)), np.empty((3, 3))
@@ -130,90 +117,7 @@ def write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, d
             torques[i] += mass[i, k] * posture[k]
 
 
-@numba.njit(cache=True, nogil=True)
-def leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, qvel):
-    """To be called after the collisions: updates `resting` and takes contacts of objects at rest from the solver."""
-    stride, geom, exclude = layout
-    for body in sleepers:
-        is_slow = True
-        for i in range(first_dof[body], first_dof[body] + (6 if kind[body] == FREE else 1)):
-            # Written so that NaN counts as motion.
-            is_slow = is_slow and abs(qvel[i]) < SPEED_LIMIT
-        resting[body] = min(resting[body] + 1, REST_SUBSTEPS) if is_slow else 0
-    has_changed = True
-    while has_changed:
-        has_changed = False
-        for contact in range(num_contacts[0]):
-            first = geom_body[contacts[contact * stride + geom]]
-            second = geom_body[contacts[contact * stride + geom + 1]]
-            # Nothing has been at rest for longer than what it touches.
-            for body, other in ((first, second), (second, first)):
-                if kind[body] == FREE and kind[other] != FIXED:
-                    longest = resting[other] if kind[other] == FREE else 0
-                    if resting[body] > longest:
-                        resting[body] = longest
-                        has_changed = True
-                elif kind[body] == PART:
-                    resting[body] = 0
-    for contact in range(num_contacts[0]):
-        first = geom_body[contacts[contact * stride + geom]]
-        second = geom_body[contacts[contact * stride + geom + 1]]
-        if _is_still(kind, resting, first) and _is_still(kind, resting, second):
-            contacts[contact * stride + exclude] = 1
-    for body in sleepers:
-        if kind[body] == FREE and resting[body] == REST_SUBSTEPS:
-            qvel[first_dof[body] : first_dof[body] + 6] = 0.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _is_still(kind, resting, body):
-    return kind[body] == FIXED or (kind[body] == FREE and resting[body] == REST_SUBSTEPS)
-
-
-@numba.njit(cache=True, nogil=True)
-def balance_gravity(sleepers, kind, first_dof, resting, bias, applied):
-    """To be called after the velocities: the applied force of objects at rest is their bias force, of others zero."""
-    for body in sleepers:
-        if kind[body] != FREE:
-            continue
-        for i in range(first_dof[body], first_dof[body] + 6):
-            applied[i] = bias[i] if resting[body] == REST_SUBSTEPS else 0.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _set_passing(index, is_passing, masks):
-    """Lets the sleeper of that index pass through what is fixed or at rest, or meet everything again."""
-    kinds, partners, members, ends, awake_kinds, awake_partners = masks
-    for i in range(ends[index], ends[index + 1]):
-        kinds[members[i]] = PASSING if is_passing else awake_kinds[i]
-        partners[members[i]] = 0 if is_passing else awake_partners[i]
-
-
-@numba.njit(cache=True, nogil=True)
-def _find_contacts(model, data, objects, finds_all):
-    """mj_collision; unless it is to find all, without the contacts of what rests and nothing that moves touches.
-
-    Half of a substep went into finding them, or that a cabinet's drawers touch nothing. When something that moves
-    touches what rests, all are found.
-    """
-    num_contacts, contacts, layout, geom_body, _, sleepers, _, resting, _, geom_masks, body_masks = objects
-    if not finds_all:
-        for index, body in enumerate(sleepers):
-            _set_passing(index, resting[body] == REST_SUBSTEPS, geom_masks)
-            _set_passing(index, resting[body] == REST_SUBSTEPS, body_masks)
-        library.collision(model, data)
-        stride, geom, _ = layout
-        for contact in range(num_contacts[0]):
-            for side in range(2):
-                finds_all |= resting[geom_body[contacts[contact * stride + geom + side]]] == REST_SUBSTEPS
-        for index in range(len(sleepers)):
-            _set_passing(index, False, geom_masks)
-            _set_passing(index, False, body_masks)
-    if finds_all:
-        library.collision(model, data)
-
-
-@numba.njit(cache=True, nogil=True)
+@compiled
 def run_first_half(model, data, qvel, bias, objects, finds_all):
     """mj_step1 without the objects at rest: everything up to the controls; `objects` is Objects.arrays.
 
@@ -227,7 +131,7 @@ def run_first_half(model, data, qvel, bias, objects, finds_all):
     library.camlight(model, data)
     library.crb(model, data)
     library.factor_m(model, data)
-    _find_contacts(model, data, objects, finds_all)
+    find_contacts(model, data, objects, finds_all)
     leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, qvel)
     library.make_constraint(model, data)
     library.project_constraint(model, data)
@@ -236,7 +140,7 @@ def run_first_half(model, data, qvel, bias, objects, finds_all):
     balance_gravity(sleepers, kind, first_dof, resting, bias, applied)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _rotate(axis_angle, rotation):
     """Rotation matrix of an axis-angle vector (Rodrigues) times `rotation`."""
     angle = np.sqrt(np.sum(axis_angle * axis_angle))
@@ -255,7 +159,7 @@ def _rotate(axis_angle, rotation):
     return matrix @ rotation
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _read_arm(qpos, qvel, site_xpos, site_xmat, full_mass, jac_pos, jac_rot, site, qpos_index, dof_index, arm):
     """Copies the arm's part of MuJoCo's present arrays into `arm`."""
     pos, rot, jac, mass, joints, velocities = arm
@@ -273,7 +177,7 @@ def _read_arm(qpos, qvel, site_xpos, site_xmat, full_mass, jac_pos, jac_rot, sit
             mass[i, j] = full_mass[dof_index[i], dof_index[j]]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _command_fingers(ctrl, ctrl_range, gripper, direction):
     """Moves the gripper's command [1] towards open or closed and writes both fingers' controls."""
     gripper[0] = min(1.0, max(-1.0, gripper[0] + GRIPPER_SPEED * np.sign(direction)))
@@ -284,7 +188,7 @@ def _command_fingers(ctrl, ctrl_range, gripper, direction):
         ctrl[ARM_DOF + finger] = 0.5 * (high + low) + 0.5 * (high - low) * command
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def run_env_step(
     model, data, qm, site,
     qpos, qvel, ctrl, bias, site_xpos, site_xmat,

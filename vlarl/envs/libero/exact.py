@@ -14,10 +14,10 @@ differ. For the same reason arrays keep upstream's memory order.
 import math
 
 import mujoco
-import numba
 import numpy as np
 
 from vlarl.envs.libero.compiled import ARM_DOF, GRIPPER_SPEED, NULLSPACE_KP, POSITION_SCALE, ROTATION_SCALE, SUBSTEPS
+from vlarl.envs.libero.library import compiled
 from vlarl.envs.libero.stepping import GRIP_SITE, StaleState, joint_indices
 
 TIMESTEP = 0.002
@@ -34,7 +34,7 @@ _VIEW_FIELDS = (
 """What frames and proprioception are made from."""
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _opspace(mass, jac, jac_pos, jac_rot):
     """Inverse task-space inertias [6, 6], [3, 3], [3, 3] and null-space projector [7, 7]."""
     inverse = np.linalg.inv(mass)
@@ -45,20 +45,20 @@ def _opspace(mass, jac, jac_pos, jac_rot):
     return pos, rot, np.eye(jac.shape[-1]) - np.dot(jac_bar, jac)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _posture_torques(mass, nullspace, target, joints, velocities, stiffness):
     damping = np.sqrt(stiffness) * 2
     return np.dot(nullspace.transpose(), np.dot(mass, stiffness * (target - joints) - damping * velocities))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _orientation_error(desired, current):
     """Half the sum of the axes' cross products, [3]."""
     total = np.cross(current[0:3, 0], desired[0:3, 0]) + np.cross(current[0:3, 1], desired[0:3, 1])
     return 0.5 * (total + np.cross(current[0:3, 2], desired[0:3, 2]))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _quaternion_matrix(quaternion):
     """Rotation matrix [3, 3] of (x, y, z, w), through single precision as upstream's."""
     w_first = quaternion.copy().astype(np.float32)[np.array([3, 0, 1, 2])]

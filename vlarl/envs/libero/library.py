@@ -5,7 +5,10 @@ from pathlib import Path
 
 import llvmlite.binding
 import mujoco
+import numba
 from numba import types
+
+from vlarl.envs.libero.machine_code import keep_machine_code
 
 
 def _load_library() -> None:
@@ -17,7 +20,10 @@ def _load_library() -> None:
 
 
 _load_library()
+keep_machine_code()
 _POINTER = types.uintp
+compiled = numba.njit(cache=True, nogil=True)
+"""Decorator of the compiled functions."""
 
 
 def _stage(name: str) -> types.ExternalFunction:
@@ -33,4 +39,7 @@ make_constraint, project_constraint = _stage("mj_makeConstraint"), _stage("mj_pr
 transmission, fwd_velocity = _stage("mj_transmission"), _stage("mj_fwdVelocity")
 step2 = _stage("mj_step2")
 full_m = types.ExternalFunction("mj_fullM", types.void(_POINTER, _POINTER, _POINTER))
+geom_distance = types.ExternalFunction(
+    "mj_geomDistance", types.float64(_POINTER, _POINTER, types.int32, types.int32, types.float64, _POINTER)
+)
 jac_site = types.ExternalFunction("mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.int32))

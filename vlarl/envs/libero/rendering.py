@@ -1,7 +1,8 @@
 """Frames: one GL context per process, one renderer per model."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ctypes.util import find_library
 from importlib import import_module
 from typing import Any
@@ -30,6 +31,12 @@ except (ImportError, AttributeError, RuntimeError) as error:
 import numpy as np  # noqa: E402
 
 from vlarl.configs.env import RenderProfile  # noqa: E402
+from vlarl.envs.libero.backgrounds import (  # noqa: E402
+    Background,
+    Backgrounds,
+    are_transparent,
+    is_camera_still,
+)
 from vlarl.envs.libero.goals import joints_pass  # noqa: E402
 from vlarl.envs.libero.tasks import CAMERA  # noqa: E402
 
@@ -41,6 +48,8 @@ ROOM_GROUP = 4
 """Geom group of floor and walls while a scene is put together."""
 LAMP_GROUP = 5
 """Site group of what upstream shows while something is turned on; the other sites are hidden."""
+
+_MOVING = mujoco.mjtCatBit.mjCAT_DYNAMIC | mujoco.mjtCatBit.mjCAT_DECOR
 
 _context: Any = None
 
@@ -122,6 +131,13 @@ class Renderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        # The depth buffer as it is: 1 minus it could make two depths equal.
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        is_shown = self._geom_groups != HIDDEN_GROUP
+        self._stands_still = np.flatnonzero((model.body_weldid[model.geom_bodyid] == 0) & is_shown)
+        self._transparent = are_transparent(model) & is_shown
+        self._can_compose = profile == "fast" and not np.delete(self._transparent, self._stands_still).any()
+        self._backgrounds = Backgrounds()
 
     def render(
         self, data: mujoco.MjData, size: int, camera: str = CAMERA, lamp_qpos: np.ndarray | None = None
@@ -137,19 +153,59 @@ class Renderer:
         for site, lamp in self._lamps:
             self._model.site_rgba[site, 3] = joints_pass(lamp, data.qpos if lamp_qpos is None else lamp_qpos)
         self._camera.fixedcamid = self._model.camera(camera).id
-        if self._profile == "fast":
-            self._gather_seen(data)
-        else:
-            self._gather(data, mujoco.mjtCatBit.mjCAT_ALL)
         _make_context_current()
         self._fit_buffer(size)
         # The renderers of a process share the GL context, which keeps the buffer of the last one.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        frame = None
+        if self._can_compose and is_camera_still(self._model, self._camera.fixedcamid):
+            frame = self._compose(data, size)
+        if frame is None:
+            if self._profile == "fast":
+                self._gather_seen(data)
+            else:
+                self._gather(data, mujoco.mjtCatBit.mjCAT_ALL)
+            frame, _ = self._draw(size)
+        return frame[::-1].copy()
+
+    def _draw(self, size: int, *, has_depth: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the scene; the picture [size, size, 3] uint8 and, if asked for, its depth [size, size], bottom-up."""
         viewport = mujoco.MjrRect(0, 0, size, size)
         frame = np.empty((size, size, 3), dtype=np.uint8)
+        depth = np.empty((size, size), dtype=np.float32)
         mujoco.mjr_render(viewport, self._scene, self._context)
-        mujoco.mjr_readPixels(frame, None, viewport, self._context)
-        return frame[::-1].copy()
+        mujoco.mjr_readPixels(frame, depth if has_depth else None, viewport, self._context)
+        return frame, depth
+
+    def _compose(self, data: mujoco.MjData, size: int) -> np.ndarray | None:
+        """Draws what moves over what stands still: the same picture in a third of the time; None where that is not so.
+
+        Two thirds of a frame go into furniture, floor and walls, which fill most of it.
+        """
+        lit = tuple(self._model.site_rgba[site, 3] for site, _ in self._lamps)
+        fields = (data.geom_xpos[self._stands_still], data.geom_xmat[self._stands_still], data.light_xpos)
+        key = (size, self._camera.fixedcamid, lit, *(field.tobytes() for field in fields))
+        background = self._backgrounds.get(key)
+        if background is None:
+            background = self._draw_background(data, size)
+            self._backgrounds.add(key, background)
+        with self._only(find_in_view(self._model, data, self._camera.fixedcamid)):
+            self._gather(data, _MOVING)
+        return background.cover(*self._draw(size, has_depth=True))
+
+    def _draw_background(self, data: mujoco.MjData, size: int) -> Background:
+        """Draws what stands still, and how near what can be seen through is: that is not in the depth buffer."""
+        seen = find_in_view(self._model, data, self._camera.fixedcamid)
+        self._gather_fixed(data, seen)
+        image, depth = self._draw(size, has_depth=True)
+        veil = np.zeros_like(depth)
+        if (glass := seen & self._transparent).any():
+            self._gather_fixed(data, glass)
+            for geom in self._scene.geoms[: self._scene.ngeom]:
+                geom.rgba[3] = 1.0
+            _, nearest = self._draw(size, has_depth=True)
+            veil[nearest > depth] = nearest[nearest > depth]
+        return Background(image, depth, veil)
 
     def _gather(self, data: mujoco.MjData, categories: int) -> None:
         """Fills the scene with the geoms of these categories."""
@@ -161,14 +217,29 @@ class Renderer:
         Geoms out of view are left out. What moves comes first, then furniture, floor and walls last: pixels that are
         covered fail the depth test and are not shaded.
         """
-        model, categories = self._model, mujoco.mjtCatBit
-        seen = find_in_view(model, data, self._camera.fixedcamid)
-        model.geom_group[:] = np.where(seen, self._groups_with_room, HIDDEN_GROUP)
-        self._gather(data, categories.mjCAT_DYNAMIC | categories.mjCAT_DECOR)
+        with self._only(find_in_view(self._model, data, self._camera.fixedcamid)):
+            self._gather(data, _MOVING)
+            self._add_fixed(data)
+
+    def _gather_fixed(self, data: mujoco.MjData, shown: np.ndarray) -> None:
+        """Fills the scene with those geoms of `shown` [ngeom] that stand still."""
+        with self._only(shown):
+            self._gather(data, 0)
+            self._add_fixed(data)
+
+    @contextmanager
+    def _only(self, shown: np.ndarray) -> Iterator[None]:
+        """Hides all geoms but `shown` [ngeom], and gives floor and walls their group; renderers may share the model."""
+        self._model.geom_group[:] = np.where(shown, self._groups_with_room, HIDDEN_GROUP)
+        yield
+        self._model.geom_group[:] = self._geom_groups
+
+    def _add_fixed(self, data: mujoco.MjData) -> None:
+        """Adds furniture, then floor and walls."""
         for option in (self._option, self._room_option):
-            mujoco.mjv_addGeoms(model, data, option, self._perturbation, categories.mjCAT_STATIC, self._scene)
-        # Other renderers may share the model.
-        model.geom_group[:] = self._geom_groups
+            mujoco.mjv_addGeoms(
+                self._model, data, option, self._perturbation, mujoco.mjtCatBit.mjCAT_STATIC, self._scene
+            )
 
     def _fit_buffer(self, size: int) -> None:
         """Enlarges the buffer where it is smaller than the image."""

@@ -13,42 +13,13 @@ import ctypes
 
 import mujoco
 import numpy as np
-from mujoco.introspect import ast_nodes, structs
 
-from vlarl.envs.libero.compiled import FIXED, FREE, OTHER, PART, PASSING
+from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART, PASSING
+from vlarl.envs.libero.near import make_near
+from vlarl.envs.libero.structs import c_struct
 
-_C_TYPES = {
-    "int": ctypes.c_int,
-    "mjtNum": ctypes.c_double,
-    "size_t": ctypes.c_size_t,
-    "mjtByte": ctypes.c_ubyte,
-    # From 3.4.0, which `vlarl doctor` has to be able to compare.
-    "mjtSize": ctypes.c_int64,
-}
-
-
-def _c_type(declared: object) -> type:
-    """The ctypes type of a field, as MuJoCo's own description of its headers has it."""
-    if isinstance(declared, ast_nodes.ArrayType):
-        return _c_type(declared.inner_type) * int(np.prod(declared.extents))
-    if isinstance(declared, ast_nodes.PointerType):
-        return ctypes.c_void_p
-    name = declared.name
-    return _C_TYPES[name] if name in _C_TYPES else _c_struct(name)
-
-
-def _c_struct(name: str, last: str | None = None) -> type[ctypes.Structure]:
-    """The ctypes structure of a MuJoCo struct, with the fields up to `last`."""
-    fields = []
-    for field in structs.STRUCTS[name].fields:
-        fields.append((field.name, _c_type(field.type)))
-        if field.name == last:
-            break
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
-
-
-_CONTACT = _c_struct("mjContact")
-_DATA = _c_struct("mjData", last="arena")
+_CONTACT = c_struct("mjContact")
+_DATA = c_struct("mjData", last="arena")
 _LAYOUT = (ctypes.sizeof(_CONTACT) // 4, _CONTACT.geom.offset // 4, _CONTACT.exclude.offset // 4)
 """A contact's size and the places of its two geoms and of its exclusion, in 4-byte words."""
 
@@ -76,34 +47,23 @@ class Objects:
         """Bodies that can rest."""
         self.first_dof = model.body_dofadr.astype(np.int64)
         self._data = data
-        self._masks = self._make_masks(model)
-
-    def _make_masks(self, model: mujoco.MjModel) -> tuple[tuple[np.ndarray, ...], ...]:
-        """Lets everything that moves meet what passes; for geoms, and for bodies, the masks and whose they are."""
-        solid = (model.geom_contype > 0) | (model.geom_conaffinity > 0)
-        model.geom_conaffinity[solid & (self.kind[self.geom_body] != FIXED)] |= PASSING
-        for body in range(model.nbody):
-            geoms = slice(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
-            model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[geoms], initial=0)
-        geoms = [np.flatnonzero(solid & (self.geom_body == body)) for body in self.sleepers]
-        bodies = [np.unique(model.geom_bodyid[members]) for members in geoms]
-        return (
-            _awake_masks(model.geom_contype, model.geom_conaffinity, geoms),
-            _awake_masks(model.body_contype, model.body_conaffinity, bodies),
-        )
+        _let_all_meet_what_passes(model, self.kind[self.geom_body] != FIXED)
+        self._near = make_near(model, data)
 
     @property
-    def arrays(self) -> tuple[np.ndarray | tuple[int, ...], ...]:
+    def arrays(self) -> tuple[object, ...]:
         """What the compiled functions take."""
         return (
             *(self.num_contacts, self.contacts, _LAYOUT, self.geom_body, self.kind),
             *(self.sleepers, self.first_dof, self.resting, self._data.qfrc_applied),
-            *self._masks,
+            self._near,
         )
 
 
-def _awake_masks(kinds: np.ndarray, partners: np.ndarray, groups: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The model's two masks, all members, where each group begins and the last one ends, and the members' masks."""
-    members = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
-    ends = np.cumsum([0, *(len(group) for group in groups)])
-    return kinds, partners, members, ends, kinds[members], partners[members]
+def _let_all_meet_what_passes(model: mujoco.MjModel, can_move: np.ndarray) -> None:
+    """Lets the geoms [ngeom] that can move meet what passes."""
+    solid = (model.geom_contype > 0) | (model.geom_conaffinity > 0)
+    model.geom_conaffinity[solid & can_move] |= PASSING
+    for body in range(model.nbody):
+        geoms = slice(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+        model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[geoms], initial=0)

@@ -10,7 +10,7 @@ from vlarl.configs.env import RenderProfile, Stepping
 from vlarl.configs.shift import Shift
 from vlarl.envs.libero.cache import TaskFiles
 from vlarl.envs.libero.exact import ExactRobot
-from vlarl.envs.libero.goals import goal_reached
+from vlarl.envs.libero.goals import goal_reached, number_sites
 from vlarl.envs.libero.shifts import apply_shift
 from vlarl.envs.libero.stepping import Robot, StaleState, leave_out_impossible_contacts, make_stale_state
 from vlarl.envs.libero.tasks import SETTLE_STEPS
@@ -39,7 +39,7 @@ class Scene:
         """Env steps between an action and its execution."""
         description = json.loads(files.description.read_text())
         self.tolerance = float(self.model.opt.tolerance)
-        self.goal = description["goal"]
+        self.goal = number_sites(description["goal"], self.model)
         self.lamps = description["lamps"]
         self.object_bodies: dict[str, int] = description["object_bodies"]
         self.fixture_bodies = np.array(description["fixture_bodies"], dtype=np.int64)

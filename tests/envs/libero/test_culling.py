@@ -1,0 +1,207 @@
+"""What the search for contacts is spared: nothing that touches, and most of what does not."""
+
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlarl.envs.libero.contacts import find_near_contacts
+from vlarl.envs.libero.culling import GAP, reach
+from vlarl.envs.libero.near import make_near
+from vlarl.envs.libero.resting import Objects
+
+# A wedge and a lens, whose boxes are much larger than they are.
+ASSETS = """
+<asset>
+  <mesh name="wedge" vertex="0 0 0  .2 0 0  0 .2 0  0 0 .2  .02 .02 .02"/>
+  <mesh name="lens" vertex="-.1 0 0  .1 0 0  0 -.1 0  0 .1 0  0 0 -.02  0 0 .02"/>
+</asset>
+"""
+GEOMS = (
+    '<geom type="sphere" size=".05"/>',
+    '<geom type="capsule" size=".03 .06"/>',
+    '<geom type="cylinder" size=".05 .04"/>',
+    '<geom type="ellipsoid" size=".03 .05 .07"/>',
+    '<geom type="box" size=".05 .04 .03"/>',
+    '<geom type="mesh" mesh="wedge"/>',
+    '<geom type="mesh" mesh="lens"/>',
+    '<geom type="box" size=".06 .02 .02" pos=".03 0 .05"/><geom type="mesh" mesh="wedge" pos="0 .05 0"/>',
+)
+
+
+class Scene:
+    def __init__(self, geoms: tuple[str, ...], floor: bool = True) -> None:
+        bodies = "".join(f'<body pos="{i} 0 .3"><freejoint/>{geom}</body>' for i, geom in enumerate(geoms))
+        plane = '<geom type="plane" size="2 2 .1"/>' if floor else ""
+        # Two bodies of an arm: neighbours, and hinged to the world.
+        arm = """<body pos="0 0 .1"><joint axis="0 0 1"/><geom type="box" size=".1 .02 .02"/>
+            <body pos=".2 0 0"><joint axis="0 1 0"/><geom type="mesh" mesh="lens"/></body></body>"""
+        xml = f"<mujoco>{ASSETS}<worldbody>{plane}{arm}{bodies}</worldbody></mujoco>"
+        self.model = mujoco.MjModel.from_xml_string(xml)
+        self.data = mujoco.MjData(self.model)
+        self.objects = Objects(self.model, self.data)
+
+    def find(self) -> list[tuple[float, ...]]:
+        """Contacts of the present qpos, found among what may touch."""
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        find_near_contacts(self.model._address, self.data._address, self.objects.arrays, True)
+        return self.contacts()
+
+    def find_all(self) -> list[tuple[float, ...]]:
+        mujoco.mj_collision(self.model, self.data)
+        return self.contacts()
+
+    def contacts(self) -> list[tuple[float, ...]]:
+        contact = self.data.contact
+        return [(*contact.geom[i], contact.dist[i], *contact.pos[i], *contact.frame[i]) for i in range(self.data.ncon)]
+
+    @property
+    def num_near(self) -> int:
+        """Geoms that MuJoCo was asked about."""
+        return int(self.objects.arrays[-1][7].sum())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    chosen=st.lists(st.sampled_from(GEOMS), min_size=2, max_size=5),
+    seed=st.integers(0, 2**16),
+    step=st.sampled_from([1e-4, 2e-3, 0.03]),
+)
+def test_the_contacts_are_mujocos_own(chosen, seed, step):
+    scene, rng = Scene(tuple(chosen)), np.random.default_rng(seed)
+    num_arm = 2
+    positions = scene.data.qpos[num_arm:].reshape(-1, 7)
+    positions[:, :3] = rng.uniform([-0.2, -0.2, 0.0], [0.2, 0.2, 0.25], (len(positions), 3))
+    positions[:, 3:] = rng.normal(size=(len(positions), 4))
+    velocity = rng.normal(size=positions.shape) * step
+    for turn in range(40):
+        assert scene.find() == scene.find_all(), turn
+        # Some stand still for a while, one jumps.
+        moves = rng.random(len(positions)) < 0.7
+        positions[moves] += velocity[moves]
+        positions[:, 3:] /= np.linalg.norm(positions[:, 3:], axis=1, keepdims=True)
+        scene.data.qpos[:num_arm] += step
+        if turn == 20:
+            positions[0, :3] = positions[1, :3]
+
+
+def test_nothing_near_is_nothing_searched():
+    scene = Scene(GEOMS[4:6])
+    assert scene.find() == [] and scene.num_near == 0
+    # Contacts are not left switched off, and the masks are back.
+    scene.data.qpos[2 + 2] = 0.02
+    assert len(scene.find()) == len(scene.find_all()) == 4 and scene.num_near == 2
+    assert scene.model.opt.disableflags == 0
+
+
+def test_boxes_overlap_but_a_plane_is_found_between_the_meshes():
+    scene = Scene((GEOMS[6], GEOMS[6]), floor=False)
+    one, other = scene.data.qpos[2:5], scene.data.qpos[9:12]
+    # Two diamonds, edge to edge: between x + y = 0.1 and x + y = 0.14.
+    one[:], other[:] = (5, 0, 5), (5.12, 0.12, 5)
+    assert scene.find() == scene.find_all() == [] and scene.num_near == 0
+    first, second = (scene.model.body(number).geomadr[0] for number in (3, 4))
+    distance = mujoco.mj_geomDistance(scene.model, scene.data, first, second, 1.0, None)
+    assert np.isclose(distance, 0.04 / np.sqrt(2), atol=1e-6)
+    planes = scene.objects.arrays[-1][6]
+    assert np.isclose(np.linalg.norm(planes[:, :3], axis=1), 1.0).sum() == 1
+    # They move and turn together: the plane stays. Then one comes closer until they touch.
+    found = planes.copy()
+    for _ in range(50):
+        for lens in (one, other):
+            lens[0] += 0.02
+        assert scene.find() == []
+    assert np.array_equal(planes[:, :8], found[:, :8])
+    other[0] -= 0.05
+    assert scene.find() == scene.find_all() != []
+
+
+def test_a_pair_is_looked_at_again_when_it_has_moved_as_far_as_it_was_apart():
+    scene = Scene((GEOMS[0], GEOMS[0]), floor=False)
+    one, other = scene.data.qpos[2:5], scene.data.qpos[9:12]
+    one[:], other[:] = (5, 0, 5), (5.2, 0, 5)
+    assert scene.find() == []
+    bodies, _, _, _, (_, _, moved), (pair_limits, _), _ = scene.objects.arrays[-1][:7]
+    last = np.flatnonzero((bodies[0] == (2, 3)).all(axis=1))[0]
+    # Spheres of 5 cm, 20 cm from each other: 10 cm lie between them.
+    assert np.isclose(pair_limits[last] - moved[2] - moved[3], 0.1 - GAP, atol=1e-9)
+    limit = pair_limits[last]
+    other[0] -= 0.06
+    assert scene.find() == [] and pair_limits[last] == limit
+    one[0] -= 0.05
+    assert scene.find() == []
+    # Moved by 11 cm in all, and 9 cm apart: looked at again.
+    assert np.isclose(pair_limits[last] - limit, 0.11 + 0.09 - 0.1, atol=1e-9)
+    other[0] -= 0.1
+    assert len(scene.find()) == 1 == len(scene.find_all())
+    assert np.isneginf(pair_limits[last])
+
+
+def test_the_search_recovers_from_numbers_that_are_none():
+    scene = Scene((GEOMS[4], GEOMS[4]))
+    scene.data.qpos[2] = np.nan
+    scene.find()
+    scene.data.qpos[2:5] = scene.data.qpos[9:12] + [0.01, 0, 0]
+    assert scene.find() == scene.find_all() != []
+
+
+def test_reach_by_hand():
+    scene = Scene((GEOMS[4], GEOMS[6]))
+    _, shapes, meshes = scene.objects.arrays[-1][:3]
+    box, lens = (scene.model.body(number).geomadr[0] for number in (3, 4))
+    assert np.isclose(reach(box, (1.0, 0.0, 0.0), shapes, meshes), 0.05)
+    assert np.isclose(reach(box, (0.6, 0.0, -0.8), shapes, meshes), 0.6 * 0.05 + 0.8 * 0.03)
+    # The lens is thin along one axis only, and a mesh's reach is that of its corners, not of its box.
+    reaches = sorted(reach(lens, tuple(axis), shapes, meshes) for axis in np.eye(3))
+    assert np.allclose(reaches, [0.02, 0.1, 0.1])
+    vertices = scene.model.mesh_vert[scene.model.mesh("lens").vertadr[0] :][:6].astype(float)
+    slanted = np.array([0.8, 0.6, 0.0])
+    assert np.isclose(reach(lens, tuple(slanted), shapes, meshes), (vertices @ slanted).max())
+
+
+@pytest.mark.parametrize(
+    ("geom", "rest", "message"),
+    [
+        ('<geom size=".1" margin=".01"/>', "", "margins"),
+        ('<geom name="a" size=".1"/>', '<contact><pair geom1="a" geom2="b"/></contact>', "contact pairs"),
+        (
+            '<geom type="hfield" hfield="h"/>',
+            '<asset><hfield name="h" nrow="2" ncol="2" size="1 1 1 1"/></asset>',
+            "height fields",
+        ),
+    ],
+)
+def test_contacts_that_are_not_known_are_refused(geom, rest, message):
+    xml = f'<mujoco>{rest}<worldbody>{geom}<body><freejoint/><geom name="b" size=".1"/></body></worldbody></mujoco>'
+    model = mujoco.MjModel.from_xml_string(xml)
+    with pytest.raises(ValueError, match=message):
+        make_near(model, mujoco.MjData(model))
+
+
+@pytest.mark.libero
+def test_liberos_contacts_are_mujocos_own(stove_slot):
+    from vlarl.types import Start
+
+    stove_slot.reset(Start(task_id=7, split="train", index=0))
+    simulation, rng = stove_slot.simulation, np.random.default_rng(0)
+    model, data = simulation.model, simulation.data
+    near, touched = [], 0
+    for turn in range(80):
+        # Down, with closing fingers, among the objects.
+        action = np.append(rng.uniform(-1, 1, 6), 1.0)
+        action[2] = -0.5 if turn < 40 else action[2]
+        simulation.step(action)
+        near.append(int(simulation.robot.objects.arrays[-1][7].sum()))
+        mujoco.mj_kinematics(model, data)
+        find_near_contacts(model._address, data._address, simulation.robot.objects.arrays, True)
+        count = data.ncon
+        fields = [np.array(getattr(data.contact, name)[:count]) for name in ("geom", "dist", "pos", "frame")]
+        mujoco.mj_collision(model, data)
+        assert data.ncon == count
+        for name, found in zip(("geom", "dist", "pos", "frame"), fields, strict=True):
+            assert np.array_equal(getattr(data.contact, name)[:count], found), (turn, name)
+        touched = max(touched, count)
+    solid = ((model.geom_contype | model.geom_conaffinity) > 0).sum()
+    assert touched > 10 and np.mean(near) < solid / 3

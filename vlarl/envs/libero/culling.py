@@ -1,0 +1,255 @@
+"""Which geoms are near each other: MuJoCo's search for contacts is spared what cannot touch. Compiled, see compiled.py.
+
+In every substep MuJoCo's broad phase goes through every geom of the scene, and its narrow phase through every pair
+whose boxes overlap, whether or not they touch: with a bowl in the hand 17 of 23 do not. Here a pair that is known to be
+at least g apart is not looked at again before its two bodies together have moved by g (conservative advancement,
+Mirtich 1996). What may touch goes to `mj_collision`, so that the contacts, and with them the motion, are the same to
+the bit.
+
+The distance is bounded by spheres, by the faces of the boxes, or by a plane between two convex geoms that is kept with
+them while they move together (a cached witness, Baraff 1990): its normal n and the reach of the first geom along it,
+exact in the first geom's frame; the reach of the second along -n is that of a box, or, for other shapes, what it was
+when the plane was found, plus the turn of n since then times the shape's radius.
+"""
+
+# ruff: noqa: ANN001, ANN201, ANN202
+# Compiled functions get their types from the call; what each takes is said there.
+import numpy as np
+
+from vlarl.envs.libero import library
+from vlarl.envs.libero.library import compiled
+
+GAP = 1e-5
+"""Metres that must lie between two geoms before they count as apart; MuJoCo's search is exact to 1e-6."""
+PATIENCE = 10
+"""Substeps between two searches for a plane; a search costs as much as MuJoCo's own test of the pair."""
+CLOSE = 0.01
+"""Metres; a bound that is larger is not made tighter."""
+FARTHEST_MOTION = 1e6
+"""Metres; more than any scene."""
+FARTHEST = 1.0
+"""Metres; no pair whose spheres touch is as far apart."""
+PLANE = 0
+BOX = 6
+MESH = 7
+"""MuJoCo's numbers of geom types (mjtGeom)."""
+TYPE, RADIUS, CENTRE, HALF = 0, 1, 2, 5
+"""Columns of a geom's shape: type, bounding radius, centre and half sizes of its box."""
+NORMAL, REACH, OPPOSITE, OTHER_REACH, WAIT = 0, 3, 4, 7, 8
+"""Columns of a plane: its normal in the first geom's frame, that geom's reach along it, the normal in the other one's
+frame when it was found, the other's reach against it then, and the substeps until it may be looked for again."""
+FIRST_CONVEX = 4
+"""Ellipsoids, cylinders, boxes and meshes: what MuJoCo tests with GJK or by 15 axes."""
+
+
+@compiled
+def reach(geom, direction, shapes, meshes):
+    """How far a geom extends from its position along a direction in its own frame; an upper bound, meshes exact."""
+    if shapes[geom, TYPE] != MESH:
+        return _reach_of_box(geom, direction, shapes)
+    x, y, z = direction
+    first_vertex, num_vertices, vertices = meshes
+    longest = -np.inf
+    for vertex in range(first_vertex[geom], first_vertex[geom] + num_vertices[geom]):
+        longest = max(longest, x * vertices[vertex, 0] + y * vertices[vertex, 1] + z * vertices[vertex, 2])
+    return longest
+
+
+@compiled
+def _reach_of_box(geom, direction, shapes):
+    """How far a geom's box extends from the geom's position along a direction in its own frame."""
+    x, y, z = direction
+    extent = _dot(_three(shapes, geom, HALF), (abs(x), abs(y), abs(z)))
+    return _dot(_three(shapes, geom, CENTRE), direction) + extent
+
+
+@compiled
+def _difference(one, other, positions):
+    return (
+        positions[other, 0] - positions[one, 0],
+        positions[other, 1] - positions[one, 1],
+        positions[other, 2] - positions[one, 2],
+    )
+
+
+@compiled
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@compiled
+def _into(frames, index, vector):
+    """A vector of the world in the axes of a frame [9]."""
+    x, y, z = vector
+    return (
+        frames[index, 0] * x + frames[index, 3] * y + frames[index, 6] * z,
+        frames[index, 1] * x + frames[index, 4] * y + frames[index, 7] * z,
+        frames[index, 2] * x + frames[index, 5] * y + frames[index, 8] * z,
+    )
+
+
+@compiled
+def _out_of(frames, index, vector):
+    """A vector of a frame [9] in the world's axes."""
+    x, y, z = vector
+    return (
+        frames[index, 0] * x + frames[index, 1] * y + frames[index, 2] * z,
+        frames[index, 3] * x + frames[index, 4] * y + frames[index, 5] * z,
+        frames[index, 6] * x + frames[index, 7] * y + frames[index, 8] * z,
+    )
+
+
+@compiled
+def _three(array, index, first=0):
+    return array[index, first], array[index, first + 1], array[index, first + 2]
+
+
+@compiled
+def _space_between_boxes(one, other, offset, frames, shapes):
+    """How far the best face of two oriented boxes keeps the geoms, `offset` from each other, apart."""
+    space = -np.inf
+    for first, second, sign in ((one, other, 1.0), (other, one, -1.0)):
+        # The second box in the first one's frame: where it is, and how far it extends along each axis.
+        x, y, z = _into(frames, first, _out_of(frames, second, _three(shapes, second, CENTRE)))
+        dx, dy, dz = _into(frames, first, offset)
+        cx, cy, cz = _three(shapes, first, CENTRE)
+        along = (sign * dx + x - cx, sign * dy + y - cy, sign * dz + z - cz)
+        for face in range(3):
+            normal = frames[first, face], frames[first, 3 + face], frames[first, 6 + face]
+            a, b, c = _into(frames, second, normal)
+            extent = (
+                abs(a) * shapes[second, HALF] + abs(b) * shapes[second, HALF + 1] + abs(c) * shapes[second, HALF + 2]
+            )
+            space = max(space, abs(along[face]) - extent - shapes[first, HALF + face])
+    return space
+
+
+@compiled
+def _space_at_plane(one, other, slot, offset, frames, shapes, planes):
+    """How far the plane of that slot keeps the two geoms apart; one that was never found is zero."""
+    normal = _out_of(frames, one, _three(planes, slot, NORMAL))
+    x, y, z = _into(frames, other, normal)
+    extent = _reach_of_box(other, (-x, -y, -z), shapes)
+    if shapes[other, TYPE] != BOX:
+        a, b, c = _three(planes, slot, OPPOSITE)
+        turn = np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2)
+        extent = min(extent, planes[slot, OTHER_REACH] + turn * shapes[other, RADIUS])
+    return _dot(normal, offset) - planes[slot, REACH] - extent
+
+
+@compiled
+def _find_plane(model, data, one, other, slot, frames, shapes, meshes, planes, segment):
+    """Looks for a plane between two geoms; whether one was found. `segment` [6] is scratch."""
+    # The lower type first: MuJoCo 3.3.2 turns the segment round otherwise.
+    distance = library.geom_distance(model, data, other, one, FARTHEST, segment.ctypes.data)
+    if not GAP < distance < FARTHEST:
+        return False
+    normal = (
+        (segment[0] - segment[3]) / distance,
+        (segment[1] - segment[4]) / distance,
+        (segment[2] - segment[5]) / distance,
+    )
+    inner, opposite = _into(frames, one, normal), _into(frames, other, normal)
+    for i in range(3):
+        planes[slot, NORMAL + i], planes[slot, OPPOSITE + i] = inner[i], opposite[i]
+    planes[slot, REACH] = reach(one, inner, shapes, meshes)
+    planes[slot, OTHER_REACH] = reach(other, (-opposite[0], -opposite[1], -opposite[2]), shapes, meshes)
+    return True
+
+
+@compiled
+def _space_between(model, data, one, other, slot, positions, frames, shapes, meshes, planes, segment):
+    """A lower bound of the distance between two geoms, in metres; not above GAP if they may touch."""
+    if shapes[one, TYPE] < shapes[other, TYPE]:
+        # The first one's reach is exact, and the other's if it is a box.
+        one, other = other, one
+    offset = _difference(one, other, positions)
+    if shapes[other, TYPE] == PLANE:
+        upwards = frames[other, 2], frames[other, 5], frames[other, 8]
+        x, y, z = _into(frames, one, upwards)
+        return -_dot(upwards, offset) - min(shapes[one, RADIUS], _reach_of_box(one, (-x, -y, -z), shapes))
+    space = np.sqrt(_dot(offset, offset)) - shapes[one, RADIUS] - shapes[other, RADIUS]
+    if space > CLOSE:
+        return space
+    space = max(space, _space_between_boxes(one, other, offset, frames, shapes))
+    if space > GAP or shapes[one, TYPE] != MESH or shapes[other, TYPE] < FIRST_CONVEX:
+        return space
+    space = _space_at_plane(one, other, slot, offset, frames, shapes, planes)
+    if space > GAP:
+        return space
+    if planes[slot, WAIT] > 0:
+        planes[slot, WAIT] -= 1
+        return 0.0
+    planes[slot, WAIT] = PATIENCE
+    if _find_plane(model, data, one, other, slot, frames, shapes, meshes, planes, segment):
+        return _space_at_plane(one, other, slot, offset, frames, shapes, planes)
+    return 0.0
+
+
+@compiled
+def _add_motion(bodies, poses, motion):
+    """Adds to `moved` [B] how far any point of a body can have moved since the last call."""
+    numbers, local_centres, body_radius = bodies[4], bodies[6], bodies[7]
+    centres, last_frames, moved = motion
+    body_positions, body_frames, _, _ = poses
+    for body, number in enumerate(numbers):
+        turned = _out_of(body_frames, number, _three(local_centres, body))
+        shift, turn = 0.0, 0.0
+        for i in range(3):
+            centre = body_positions[number, i] + turned[i]
+            shift += (centre - centres[body, i]) ** 2
+            centres[body, i] = centre
+        for i in range(9):
+            turn += (body_frames[number, i] - last_frames[body, i]) ** 2
+            last_frames[body, i] = body_frames[number, i]
+        length = np.sqrt(shift)
+        # A plane's radius is infinite, but it does not turn.
+        if turn != 0.0:
+            length += body_radius[body] * np.sqrt(turn)
+        # Not a number counts as far: everything is looked at again, here and when the numbers are back.
+        moved[body] += length if length < FARTHEST_MOTION else FARTHEST_MOTION
+
+
+@compiled
+def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limits, planes, wanted):
+    """Marks in `wanted` [ngeom] the geoms that may touch another, unless both are still; returns how many pairs may.
+
+    `is_still` [B] says it of the bodies; the other arrays are those of near.make_near.
+    """
+    pairs, first_slot, ends, geoms, _, _, _, body_radius, segment = bodies
+    pair_limits, slot_limits = limits
+    _, _, positions, frames = poses
+    centres, _, moved = motion
+    _add_motion(bodies, poses, motion)
+    for geom in geoms:
+        wanted[geom] = False
+    num_near = 0
+    for pair in range(len(pairs)):
+        a, b = pairs[pair, 0], pairs[pair, 1]
+        motions = moved[a] + moved[b]
+        if motions < pair_limits[pair] or (is_still[a] and is_still[b]):
+            continue
+        offset = _difference(a, b, centres)
+        space = np.sqrt(_dot(offset, offset)) - body_radius[a] - body_radius[b] - GAP
+        if space > CLOSE:
+            pair_limits[pair] = motions + space
+            continue
+        lowest, slot = np.inf, first_slot[pair]
+        for row in range(ends[a], ends[a + 1]):
+            one = geoms[row]
+            for column in range(ends[b], ends[b + 1]):
+                if not motions < slot_limits[slot]:
+                    other = geoms[column]
+                    space = _space_between(
+                        model, data, one, other, slot, positions, frames, shapes, meshes, planes, segment
+                    )
+                    if space > GAP:
+                        slot_limits[slot] = motions + space - GAP
+                    else:
+                        slot_limits[slot] = -np.inf
+                        wanted[one] = wanted[other] = True
+                        num_near += 1
+                lowest = min(lowest, slot_limits[slot])
+                slot += 1
+        pair_limits[pair] = lowest
+    return num_near

@@ -1,0 +1,90 @@
+"""What culling.py knows of a scene: which bodies may meet, the shapes of their geoms, planes between them."""
+
+import ctypes
+
+import mujoco
+import numpy as np
+
+from vlarl.envs.libero.culling import MESH, PLANE
+from vlarl.envs.libero.structs import c_struct
+
+_MODEL = c_struct("mjModel", last="opt")
+_OPTION = c_struct("mjOption")
+_UNKNOWN_TYPES = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)
+
+
+def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
+    """The arrays of one MjData that compiled functions take; B bodies have geoms that can touch, P pairs can meet.
+
+    Raises:
+        ValueError: the model has contacts that the search does not know: margins, explicit pairs, flexes, fields.
+    """
+    solid = (model.geom_contype > 0) | (model.geom_conaffinity > 0)
+    if model.npair or model.nflex or model.geom_margin[solid].any():
+        raise ValueError("the model has contact pairs, flexes or contact margins")
+    if np.isin(model.geom_type[solid], _UNKNOWN_TYPES).any():
+        raise ValueError("the model has height fields or signed distance fields")
+    numbers = np.unique(model.geom_bodyid[solid]).astype(np.int64)
+    members = [np.flatnonzero(solid & (model.geom_bodyid == body)) for body in numbers]
+    sizes = np.array([len(geoms) for geoms in members], dtype=np.int64)
+    spheres = [_bounding_sphere(model, geoms) for geoms in members]
+    pairs = _pairs_that_can_meet(model, numbers)
+    can_meet = [_can_meet(model, members[a], members[b]).ravel() for a, b in pairs]
+    num_slots = np.array([len(slots) for slots in can_meet], dtype=np.int64)
+    radii = np.array([radius for _, radius in spheres])
+    bodies = (
+        *(pairs, np.cumsum(num_slots) - num_slots, np.cumsum([0, *sizes]), np.concatenate(members), numbers),
+        *(model.body_weldid[numbers].astype(np.int64), np.array([centre for centre, _ in spheres]), radii, np.zeros(6)),
+    )
+    motion = (np.zeros((len(numbers), 3)), np.zeros((len(numbers), 9)), np.zeros(len(numbers)))
+    limits = (np.zeros(len(pairs)), np.where(np.concatenate(can_meet), 0.0, np.inf))
+    masks = (model.geom_contype, model.geom_conaffinity, model.body_contype, model.body_conaffinity)
+    poses = (data.xpos, data.xmat, data.geom_xpos, data.geom_xmat)
+    address = model._address + _MODEL.opt.offset + _OPTION.disableflags.offset
+    return (
+        *(bodies, _shapes(model), _meshes(model), poses, motion, limits, np.zeros((len(limits[1]), 9))),
+        *(np.zeros(model.ngeom, dtype=np.bool_),),
+        *(np.zeros(len(numbers), dtype=np.bool_), tuple(mask.copy() for mask in masks), masks),
+        np.ctypeslib.as_array(ctypes.c_int.from_address(address)).reshape(1),
+    )
+
+
+def _bounding_sphere(model: mujoco.MjModel, geoms: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre [3] in the body's frame and radius of a sphere around geoms of one body; a plane has no bound."""
+    positions, radii = model.geom_pos[geoms], model.geom_rbound[geoms, None]
+    centre = 0.5 * ((positions - radii).min(0) + (positions + radii).max(0))
+    if (model.geom_type[geoms] == PLANE).any():
+        return centre, np.inf
+    return centre, float((np.linalg.norm(positions - centre, axis=1) + radii[:, 0]).max())
+
+
+def _pairs_that_can_meet(model: mujoco.MjModel, numbers: np.ndarray) -> np.ndarray:
+    """[P, 2] indices into `numbers`: not welded together, not parent and child (which MuJoCo leaves out), by masks."""
+    weld = model.body_weldid[numbers]
+    carrier = model.body_weldid[model.body_parentid[weld]]
+    kinds, partners = model.body_contype[numbers], model.body_conaffinity[numbers]
+    first, second = np.triu_indices(len(numbers), 1)
+    are_neighbours = (weld[first] == carrier[second]) | (weld[second] == carrier[first])
+    can_meet = (weld[first] != weld[second]) & ~(are_neighbours & (weld[first] != 0) & (weld[second] != 0))
+    can_meet &= (kinds[first] & partners[second] | kinds[second] & partners[first]) != 0
+    return np.stack([first[can_meet], second[can_meet]], axis=1)
+
+
+def _can_meet(model: mujoco.MjModel, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Which of two bodies' geoms may meet by their collision masks, bool [first, second]."""
+    kinds, partners = model.geom_contype, model.geom_conaffinity
+    return (kinds[first, None] & partners[second] | partners[first, None] & kinds[second]) != 0
+
+
+def _shapes(model: mujoco.MjModel) -> np.ndarray:
+    """[ngeom, 8] float64: type, bounding radius and box of all geoms."""
+    return np.concatenate([model.geom_type[:, None], model.geom_rbound[:, None], model.geom_aabb], axis=1)
+
+
+def _meshes(model: mujoco.MjModel) -> tuple[np.ndarray, ...]:
+    """First vertex and number of vertices of all geoms that are meshes, [ngeom] each, and all vertices."""
+    is_mesh = model.geom_type == MESH
+    mesh = model.geom_dataid[is_mesh]
+    first, number = np.zeros((2, model.ngeom), dtype=np.int32)
+    first[is_mesh], number[is_mesh] = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+    return first, number, model.mesh_vert
