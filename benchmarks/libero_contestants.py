@@ -252,6 +252,37 @@ class BareLoop:
         mujoco.mjr_readPixels(frame, None, viewport, renderer._context)
 
 
+class LikeForLike:
+    """Exact stepping and reference frames of both cameras in every step, and the bare loop of the same calls.
+
+    In a process of its own, because the first frames of a process decide on how many cores it draws.
+    """
+
+    def __init__(self, suite: str, task_id: int) -> None:
+        # As for upstream, the driver's default.
+        os.environ.pop("LP_NUM_THREADS", None)
+        from vlarl.envs.libero import LiberoEnv
+
+        self._env = LiberoEnv(
+            suite, task_id, profile="reference", stepping="exact", cameras=CAMERAS, image_size=256, replan_steps=1
+        )
+        self._actions = random_actions(UPSTREAM_STEPS)
+        self._env.reset(options={"init_state_id": 0})
+        self._bare = BareLoop(self._env, compile_bare_steps()[1], self._actions)
+
+    def rate(self, _: object) -> float:
+        """Env steps per second of the environment."""
+        self._env.reset(options={"init_state_id": 0})
+        return UPSTREAM_STEPS / timed(lambda: [self._env.step(action) for action in self._actions])
+
+    def bare_rate(self, _: object) -> float:
+        """Env steps per second of the bare loop."""
+        self._bare.begin()
+        seconds = timed(lambda: self._bare.run(1, 256, CAMERAS))
+        self._bare.check()
+        return UPSTREAM_STEPS / seconds
+
+
 class BareTraining:
     """The bare loop of the training setting, to run in several processes at once: what the machine can do at best."""
 

@@ -24,6 +24,7 @@ from libero_contestants import (
     UPSTREAM_STEPS,
     BareLoop,
     BareTraining,
+    LikeForLike,
     Remote,
     Upstream,
     compile_bare_steps,
@@ -68,7 +69,7 @@ class Series:
 # ---- measuring
 
 
-def measure_task(suite: str, task_id: int, repeats: int, bare_steps: tuple[Callable[..., None], ...]) -> dict[str, Any]:
+def measure_task(suite: str, task_id: int, repeats: int, bare_step: Callable[..., None]) -> dict[str, Any]:
     """All ratios of one task but those of workers."""
     from vlarl.envs.libero import LiberoEnv
 
@@ -94,18 +95,14 @@ def measure_task(suite: str, task_id: int, repeats: int, bare_steps: tuple[Calla
         note("reset, upstream (s)", upstream.ask("reset", state))
         note("reset, ours (s)", min(timed(lambda: training.reset(options=start)) for _ in range(5)))
 
-    reference = make("reference", "exact", CAMERAS, 256, 1)
     frames = make("fast", "fast", CAMERAS, 256, 1)
+    like_for_like = Remote(LikeForLike, suite, task_id)
     plans = {
         "training": (training, random_actions(TRAINING_TURNS * TURN).reshape(-1, TURN, 7)),
-        "like for like": (reference, random_actions(UPSTREAM_STEPS)),
         "fast frames": (frames, random_actions(2 * UPSTREAM_STEPS)),
     }
-    bare = {}
-    for name, steps in zip(("training", "like for like"), bare_steps, strict=True):
-        env, actions = plans[name]
-        env.reset(options=start)
-        bare[name] = BareLoop(env, steps, actions.reshape(-1, 7))
+    training.reset(options=start)
+    bare = BareLoop(training, bare_step, plans["training"][1].reshape(-1, 7))
     for _ in range(repeats):
         note("upstream as shipped", 1 / upstream.ask("as_shipped", state))
         note("upstream, same cadence", 1 / upstream.ask("same_cadence", state))
@@ -113,12 +110,12 @@ def measure_task(suite: str, task_id: int, repeats: int, bare_steps: tuple[Calla
             env.reset(options=start)
             seconds = timed(lambda env=env, actions=actions: [env.step(action) for action in actions])
             note(name, actions.size / 7 / seconds)
-        for name, every, size, cameras in (("training", TURN, 64, CAMERAS[:1]), ("like for like", 1, 256, CAMERAS)):
-            loop = bare[name]
-            loop.begin()
-            seconds = timed(lambda loop=loop, plan=(every, size, cameras): loop.run(*plan))
-            loop.check()
-            note(f"{name}, bare", len(loop._controls) / seconds)
+        note("like for like", like_for_like.ask("rate"))
+        note("like for like, bare", like_for_like.ask("bare_rate"))
+        bare.begin()
+        note("training, bare", TRAINING_TURNS * TURN / timed(lambda: bare.run(TURN, 64, CAMERAS[:1])))
+        bare.check()
+    like_for_like.close()
     upstream.close()
     s = series
     return {
@@ -182,9 +179,9 @@ def rate_of_loops(loops: list[Remote]) -> float:
     return steps / (time.perf_counter() - started)
 
 
-def measure(suite: str, task_id: int, repeats: int, bare_steps: tuple[Callable[..., None], ...]) -> dict[str, Any]:
+def measure(suite: str, task_id: int, repeats: int, bare_step: Callable[..., None]) -> dict[str, Any]:
     """Values of every contestant and all ratios of one task."""
-    result = measure_task(suite, task_id, repeats, bare_steps)
+    result = measure_task(suite, task_id, repeats, bare_step)
     workers = measure_workers(suite, task_id, repeats)
     shipped = Series(result["values"]["upstream as shipped"])
     values = {name: one.values for name, one in workers.items()}
@@ -220,11 +217,11 @@ def main() -> None:
     from vlarl.system import machine_card
 
     results: dict[str, Any] = {}
-    bare_steps = compile_bare_steps()
+    bare_step = compile_bare_steps()[0]
     for task in options.tasks:
         suite, _, number = task.partition(":")
         started = time.perf_counter()
-        results[task] = measure(suite, int(number), options.repeats, bare_steps)
+        results[task] = measure(suite, int(number), options.repeats, bare_step)
         print_task(task, results[task])
         print(f"  measured in {time.perf_counter() - started:.0f} s, load {os.getloadavg()[0]:.1f}")
     if options.output:

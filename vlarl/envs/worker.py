@@ -59,6 +59,8 @@ def run_worker(
     # The driver handles Ctrl-C: it saves first and then closes the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(environment)
+    # The workers fill the cores: software rendering must not add threads of its own.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     requests: SimpleQueue[Request] = SimpleQueue()
     # A thread that always reads: the driver's sends never block on a busy worker, and its death is noticed at once.
     Thread(target=_read_requests, args=(connection, requests), name="requests", daemon=True).start()

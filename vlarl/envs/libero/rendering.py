@@ -10,8 +10,6 @@ from typing import Any
 # MuJoCo reads it once, when it is imported. An empty value means no choice.
 if not os.environ.get("MUJOCO_GL"):
     os.environ["MUJOCO_GL"] = "egl" if find_library("EGL") else "osmesa"
-# Software rendering of small frames is slower with threads than without.
-os.environ.setdefault("LP_NUM_THREADS", "0")
 
 from vlarl.errors import MissingSystemLibraryError  # noqa: E402
 
@@ -54,10 +52,11 @@ _MOVING = mujoco.mjtCatBit.mjCAT_DYNAMIC | mujoco.mjtCatBit.mjCAT_DECOR
 _context: Any = None
 
 
-def _make_context_current() -> None:
+def _make_context_current(profile: RenderProfile = "fast") -> None:
     """Draws into the process's GL context from here on; other libraries in the process may have their own.
 
-    It is made on first use, because it must not be inherited through a fork.
+    It is made on first use, because it must not be inherited through a fork. The profile of the first frames decides
+    whether llvmpipe, which reads it now, draws on several cores: for small and simple frames that is slower.
 
     Raises:
         MissingSystemLibraryError: rendering does not work.
@@ -65,6 +64,8 @@ def _make_context_current() -> None:
     global _context
     try:
         if _context is None:
+            if profile == "fast":
+                os.environ.setdefault("LP_NUM_THREADS", "0")
             # Not mujoco.GLContext: that is fixed when mujoco is imported, perhaps before the variable was set.
             _context = import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(64, 64)
         _context.make_current()
@@ -105,7 +106,7 @@ class Renderer:
     def __init__(
         self, model: mujoco.MjModel, lamps: Sequence[dict[str, Any]] = (), profile: RenderProfile = "fast"
     ) -> None:
-        _make_context_current()
+        _make_context_current(profile)
         self._model = model
         self._profile: RenderProfile = profile
         self._lamps = [(model.site(lamp["site"]).id, lamp) for lamp in lamps]
