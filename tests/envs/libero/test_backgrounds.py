@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 # Before anything that loads mujoco: it chooses the GL library.
-from vlarl.envs.libero.rendering import Renderer  # isort: skip
+from vlarl.envs.libero import rendering  # isort: skip
 
 import mujoco
 
@@ -43,9 +43,9 @@ def test_those_used_last_are_kept():
     large = np.zeros((CAPACITY_BYTES // 4,), dtype=np.uint8)
     nothing = np.zeros(0, dtype=np.float32)
     for key in range(4):
-        kept.add((key,), Background(large, nothing, nothing))
+        kept.add((key,), Background(large, nothing))
     assert kept.get((0,)) is not None
-    kept.add((4,), Background(large, nothing, nothing))
+    kept.add((4,), Background(large, nothing))
     assert [key for key in range(5) if kept.get((key,)) is not None] == [0, 2, 3, 4]
 
 
@@ -62,9 +62,9 @@ def test_a_geom_without_a_colour_takes_its_materials():
 def test_composed_frames_are_the_whole_ones(stove_slot, size, monkeypatch):
     """The scene has a drawer, a burner that lights up, and a rack that can be seen through."""
     renderer, rng, num_composed = stove_slot._shared[7].renderer, np.random.default_rng(0), 0
-    draw_background = Renderer._draw_background
+    draw_background = rendering.Renderer._draw_background
     drawn = []
-    monkeypatch.setattr(Renderer, "_draw_background", lambda *args: drawn.append(1) or draw_background(*args))
+    monkeypatch.setattr(rendering.Renderer, "_draw_background", lambda *args: drawn.append(1) or draw_background(*args))
     assert renderer._transparent.any() and renderer._can_compose
     for index in (0, 1):
         stove_slot.reset(Start(task_id=7, split="train", index=index))
@@ -90,11 +90,10 @@ def test_composed_frames_are_the_whole_ones(stove_slot, size, monkeypatch):
 @pytest.mark.libero
 def test_a_moving_camera_has_no_background(stove_slot):
     stove_slot.reset(Start(task_id=7, split="train", index=0))
-    renderer = stove_slot._shared[7].renderer
-    before = len(renderer._backgrounds._kept)
+    before = len(rendering._backgrounds._kept)
     frames = []
     for _ in range(2):
         stove_slot.step_once(np.array([0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0]))
         frames.append(stove_slot.render(96, "robot0_eye_in_hand"))
-    assert len(renderer._backgrounds._kept) == before
+    assert len(rendering._backgrounds._kept) == before
     assert not np.array_equal(*frames)

@@ -109,8 +109,10 @@ def find_near_contacts(model, data, objects, finds_all):
         return
     _set_masks(is_still, kind, bodies, wanted, awake, masks)
     library.collision(model, data)
-    for index in range(4):
-        masks[index][:] = awake[index]
+    # A loop: numba takes two seconds longer to compile an assignment to a slice.
+    for mask, value in ((masks[0], awake[0]), (masks[1], awake[1]), (masks[2], awake[2]), (masks[3], awake[3])):
+        for index in range(len(mask)):
+            mask[index] = value[index]
 
 
 @compiled
@@ -120,10 +122,12 @@ def find_contacts(model, data, objects, finds_all):
     More than half of a substep went into finding contacts, or that there are none.
     """
     num_contacts, contacts, (stride, geom, _), geom_body, _, _, _, resting, _, _ = objects
-    if not finds_all:
-        find_near_contacts(model, data, objects, False)
+    while True:
+        find_near_contacts(model, data, objects, finds_all)
+        if finds_all:
+            return
         for contact in range(num_contacts[0]):
             for side in range(2):
                 finds_all |= resting[geom_body[contacts[contact * stride + geom + side]]] == REST_SUBSTEPS
-    if finds_all:
-        find_near_contacts(model, data, objects, True)
+        if not finds_all:
+            return

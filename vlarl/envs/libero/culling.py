@@ -38,8 +38,6 @@ TYPE, RADIUS, CENTRE, HALF = 0, 1, 2, 5
 NORMAL, REACH, OPPOSITE, OTHER_REACH, WAIT = 0, 3, 4, 7, 8
 """Columns of a plane: its normal in the first geom's frame, that geom's reach along it, the normal in the other one's
 frame when it was found, the other's reach against it then, and the substeps until it may be looked for again."""
-FIRST_CONVEX = 4
-"""Ellipsoids, cylinders, boxes and meshes: what MuJoCo tests with GJK or by 15 axes."""
 
 
 @compiled
@@ -125,20 +123,20 @@ def _space_between_boxes(one, other, offset, frames, shapes):
 
 
 @compiled
-def _space_at_plane(one, other, slot, offset, frames, shapes, planes):
-    """How far the plane of that slot keeps the two geoms apart; one that was never found is zero."""
-    normal = _out_of(frames, one, _three(planes, slot, NORMAL))
+def _space_at_plane(one, other, plane, offset, frames, shapes, planes):
+    """How far that plane keeps the two geoms apart; one that was never found is zero."""
+    normal = _out_of(frames, one, _three(planes, plane, NORMAL))
     x, y, z = _into(frames, other, normal)
     extent = _reach_of_box(other, (-x, -y, -z), shapes)
     if shapes[other, TYPE] != BOX:
-        a, b, c = _three(planes, slot, OPPOSITE)
+        a, b, c = _three(planes, plane, OPPOSITE)
         turn = np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2)
-        extent = min(extent, planes[slot, OTHER_REACH] + turn * shapes[other, RADIUS])
-    return _dot(normal, offset) - planes[slot, REACH] - extent
+        extent = min(extent, planes[plane, OTHER_REACH] + turn * shapes[other, RADIUS])
+    return _dot(normal, offset) - planes[plane, REACH] - extent
 
 
 @compiled
-def _find_plane(model, data, one, other, slot, frames, shapes, meshes, planes, segment):
+def _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, segment):
     """Looks for a plane between two geoms; whether one was found. `segment` [6] is scratch."""
     # The lower type first: MuJoCo 3.3.2 turns the segment round otherwise.
     distance = library.geom_distance(model, data, other, one, FARTHEST, segment.ctypes.data)
@@ -151,14 +149,14 @@ def _find_plane(model, data, one, other, slot, frames, shapes, meshes, planes, s
     )
     inner, opposite = _into(frames, one, normal), _into(frames, other, normal)
     for i in range(3):
-        planes[slot, NORMAL + i], planes[slot, OPPOSITE + i] = inner[i], opposite[i]
-    planes[slot, REACH] = reach(one, inner, shapes, meshes)
-    planes[slot, OTHER_REACH] = reach(other, (-opposite[0], -opposite[1], -opposite[2]), shapes, meshes)
+        planes[plane, NORMAL + i], planes[plane, OPPOSITE + i] = inner[i], opposite[i]
+    planes[plane, REACH] = reach(one, inner, shapes, meshes)
+    planes[plane, OTHER_REACH] = reach(other, (-opposite[0], -opposite[1], -opposite[2]), shapes, meshes)
     return True
 
 
 @compiled
-def _space_between(model, data, one, other, slot, positions, frames, shapes, meshes, planes, segment):
+def _space_between(model, data, one, other, plane, positions, frames, shapes, meshes, planes, segment):
     """A lower bound of the distance between two geoms, in metres; not above GAP if they may touch."""
     if shapes[one, TYPE] < shapes[other, TYPE]:
         # The first one's reach is exact, and the other's if it is a box.
@@ -172,17 +170,17 @@ def _space_between(model, data, one, other, slot, positions, frames, shapes, mes
     if space > CLOSE:
         return space
     space = max(space, _space_between_boxes(one, other, offset, frames, shapes))
-    if space > GAP or shapes[one, TYPE] != MESH or shapes[other, TYPE] < FIRST_CONVEX:
+    if space > GAP or plane < 0:
         return space
-    space = _space_at_plane(one, other, slot, offset, frames, shapes, planes)
+    space = _space_at_plane(one, other, plane, offset, frames, shapes, planes)
     if space > GAP:
         return space
-    if planes[slot, WAIT] > 0:
-        planes[slot, WAIT] -= 1
+    if planes[plane, WAIT] > 0:
+        planes[plane, WAIT] -= 1
         return 0.0
-    planes[slot, WAIT] = PATIENCE
-    if _find_plane(model, data, one, other, slot, frames, shapes, meshes, planes, segment):
-        return _space_at_plane(one, other, slot, offset, frames, shapes, planes)
+    planes[plane, WAIT] = PATIENCE
+    if _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, segment):
+        return _space_at_plane(one, other, plane, offset, frames, shapes, planes)
     return 0.0
 
 
@@ -216,7 +214,7 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
 
     `is_still` [B] says it of the bodies; the other arrays are those of near.make_near.
     """
-    pairs, first_slot, ends, geoms, _, _, _, body_radius, segment = bodies
+    pairs, first_slot, ends, geoms, _, _, _, body_radius, plane_of_slot, segment = bodies
     pair_limits, slot_limits = limits
     _, _, positions, frames = poses
     centres, _, moved = motion
@@ -241,7 +239,7 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
                 if not motions < slot_limits[slot]:
                     other = geoms[column]
                     space = _space_between(
-                        model, data, one, other, slot, positions, frames, shapes, meshes, planes, segment
+                        model, data, one, other, plane_of_slot[slot], positions, frames, shapes, meshes, planes, segment
                     )
                     if space > GAP:
                         slot_limits[slot] = motions + space - GAP

@@ -8,6 +8,8 @@ import numpy as np
 from vlarl.envs.libero.culling import MESH, PLANE
 from vlarl.envs.libero.structs import c_struct
 
+FIRST_CONVEX = int(mujoco.mjtGeom.mjGEOM_ELLIPSOID)
+"""Ellipsoids, cylinders, boxes and meshes: what MuJoCo tests with GJK or by 15 axes."""
 _MODEL = c_struct("mjModel", last="opt")
 _OPTION = c_struct("mjOption")
 _UNKNOWN_TYPES = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)
@@ -32,19 +34,22 @@ def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
     can_meet = [_can_meet(model, members[a], members[b]).ravel() for a, b in pairs]
     num_slots = np.array([len(slots) for slots in can_meet], dtype=np.int64)
     radii = np.array([radius for _, radius in spheres])
+    plane_of_slot = _number_planes(model, [(members[a], members[b]) for a, b in pairs])
     bodies = (
         *(pairs, np.cumsum(num_slots) - num_slots, np.cumsum([0, *sizes]), np.concatenate(members), numbers),
-        *(model.body_weldid[numbers].astype(np.int64), np.array([centre for centre, _ in spheres]), radii, np.zeros(6)),
+        *(model.body_weldid[numbers].astype(np.int64), np.array([centre for centre, _ in spheres]), radii),
+        *(plane_of_slot, np.zeros(6)),
     )
     motion = (np.zeros((len(numbers), 3)), np.zeros((len(numbers), 9)), np.zeros(len(numbers)))
-    limits = (np.zeros(len(pairs)), np.where(np.concatenate(can_meet), 0.0, np.inf))
+    limits = (np.zeros(len(pairs)), np.where(np.concatenate([np.zeros(0, dtype=bool), *can_meet]), 0.0, np.inf))
     masks = (model.geom_contype, model.geom_conaffinity, model.body_contype, model.body_conaffinity)
     poses = (data.xpos, data.xmat, data.geom_xpos, data.geom_xmat)
     address = model._address + _MODEL.opt.offset + _OPTION.disableflags.offset
+    planes = np.zeros((plane_of_slot.max(initial=-1) + 1, 9))
+    wanted, is_still = np.zeros(model.ngeom, dtype=np.bool_), np.zeros(len(numbers), dtype=np.bool_)
     return (
-        *(bodies, _shapes(model), _meshes(model), poses, motion, limits, np.zeros((len(limits[1]), 9))),
-        *(np.zeros(model.ngeom, dtype=np.bool_),),
-        *(np.zeros(len(numbers), dtype=np.bool_), tuple(mask.copy() for mask in masks), masks),
+        *(bodies, _shapes(model), _meshes(model), poses, motion, limits, planes, wanted, is_still),
+        *(tuple(mask.copy() for mask in masks), masks),
         np.ctypeslib.as_array(ctypes.c_int.from_address(address)).reshape(1),
     )
 
@@ -74,6 +79,17 @@ def _can_meet(model: mujoco.MjModel, first: np.ndarray, second: np.ndarray) -> n
     """Which of two bodies' geoms may meet by their collision masks, bool [first, second]."""
     kinds, partners = model.geom_contype, model.geom_conaffinity
     return (kinds[first, None] & partners[second] | partners[first, None] & kinds[second]) != 0
+
+
+def _number_planes(model: mujoco.MjModel, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Numbers of the planes between the geoms of all pairs of bodies, int32, -1 where none is looked for.
+
+    Planes pay for a mesh and another convex geom; MuJoCo tests two boxes in less time than a plane would take.
+    """
+    both = [np.stack(np.meshgrid(*pair, indexing="ij")).reshape(2, -1) for pair in pairs]
+    lower, upper = np.sort(model.geom_type[np.concatenate([np.zeros((2, 0), dtype=int), *both], axis=1)], axis=0)
+    has_plane = (upper == MESH) & (lower >= FIRST_CONVEX)
+    return np.where(has_plane, np.cumsum(has_plane) - 1, -1).astype(np.int32)
 
 
 def _shapes(model: mujoco.MjModel) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes.util import find_library
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 # MuJoCo reads it once, when it is imported. An empty value means no choice.
@@ -49,6 +50,8 @@ LAMP_GROUP = 5
 
 _MOVING = mujoco.mjtCatBit.mjCAT_DYNAMIC | mujoco.mjtCatBit.mjCAT_DECOR
 
+_numbers = count()
+_backgrounds = Backgrounds()
 _context: Any = None
 
 
@@ -138,7 +141,7 @@ class Renderer:
         self._stands_still = np.flatnonzero((model.body_weldid[model.geom_bodyid] == 0) & is_shown)
         self._transparent = are_transparent(model) & is_shown
         self._can_compose = profile == "fast" and not np.delete(self._transparent, self._stands_still).any()
-        self._backgrounds = Backgrounds()
+        self._number = next(_numbers)
 
     def render(
         self, data: mujoco.MjData, size: int, camera: str = CAMERA, lamp_qpos: np.ndarray | None = None
@@ -185,11 +188,11 @@ class Renderer:
         """
         lit = tuple(self._model.site_rgba[site, 3] for site, _ in self._lamps)
         fields = (data.geom_xpos[self._stands_still], data.geom_xmat[self._stands_still], data.light_xpos)
-        key = (size, self._camera.fixedcamid, lit, *(field.tobytes() for field in fields))
-        background = self._backgrounds.get(key)
+        key = (self._number, size, self._camera.fixedcamid, lit, *(field.tobytes() for field in fields))
+        background = _backgrounds.get(key)
         if background is None:
             background = self._draw_background(data, size)
-            self._backgrounds.add(key, background)
+            _backgrounds.add(key, background)
         with self._only(find_in_view(self._model, data, self._camera.fixedcamid)):
             self._gather(data, _MOVING)
         return background.cover(*self._draw(size, has_depth=True))
@@ -199,13 +202,13 @@ class Renderer:
         seen = find_in_view(self._model, data, self._camera.fixedcamid)
         self._gather_fixed(data, seen)
         image, depth = self._draw(size, has_depth=True)
-        veil = np.zeros_like(depth)
+        veil = None
         if (glass := seen & self._transparent).any():
             self._gather_fixed(data, glass)
             for geom in self._scene.geoms[: self._scene.ngeom]:
                 geom.rgba[3] = 1.0
             _, nearest = self._draw(size, has_depth=True)
-            veil[nearest > depth] = nearest[nearest > depth]
+            veil = np.where(nearest > depth, nearest, np.float32(0.0))
         return Background(image, depth, veil)
 
     def _gather(self, data: mujoco.MjData, categories: int) -> None:
