@@ -162,10 +162,9 @@ def compile_bare_steps() -> tuple[Callable[..., None], Callable[..., None]]:
     jac_site = types.ExternalFunction("mj_jacSite", types.void(pointer, pointer, pointer, pointer, types.int32))
 
     @numba.njit
-    def fast(model, data, qm, site, ctrl, controls, mass, jac, qvel, bias, objects) -> None:  # noqa: ANN001
+    def fast(model, data, _, site, ctrl, controls, __, jac, qvel, bias, objects) -> None:  # noqa: ANN001
         for index, control in enumerate(controls):
             run_first_half(model, data, qvel, bias, objects, index == len(controls) - 1)
-            full_m(model, mass.ctypes.data, qm)
             jac_site(model, data, jac.ctypes.data, jac[3:].ctypes.data, site)
             ctrl[:] = control
             step2(model, data)

@@ -16,7 +16,8 @@ FAR, MIDDLE, NEAR = 0.1, 0.5, 0.9
 
 def background(image: list[int], depth: list[float], veil: list[float]) -> Background:
     colours = np.repeat(np.array(image, dtype=np.uint8)[None, :, None], 3, axis=2)
-    return Background(colours, np.array([depth], dtype=np.float32), np.array([veil], dtype=np.float32))
+    veiled = np.flatnonzero(veil).astype(np.int32)
+    return Background(colours, np.array([depth], dtype=np.float32), veiled, np.array(veil, dtype=np.float32)[veiled])
 
 
 def test_the_nearer_pixel_is_seen():
@@ -41,11 +42,11 @@ def test_what_is_seen_through_something_is_not_composed(depth, is_composed):
 def test_those_used_last_are_kept():
     kept = Backgrounds()
     large = np.zeros((CAPACITY_BYTES // 4,), dtype=np.uint8)
-    nothing = np.zeros(0, dtype=np.float32)
+    nothing = np.zeros(0, dtype=np.int32)
     for key in range(4):
-        kept.add((key,), Background(large, nothing))
+        kept.add((key,), Background(large, nothing, nothing, nothing))
     assert kept.get((0,)) is not None
-    kept.add((4,), Background(large, nothing))
+    kept.add((4,), Background(large, nothing, nothing, nothing))
     assert [key for key in range(5) if kept.get((key,)) is not None] == [0, 2, 3, 4]
 
 

@@ -1,5 +1,6 @@
 """The controller's torques against its definition in matrix form."""
 
+import mujoco
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from vlarl.envs.libero.compiled import KD, KP, NULLSPACE_KD, NULLSPACE_KP, orientation_error, write_torques
+from vlarl.envs.libero.stepping import mass_index
 
 
 def draw(seed: int) -> dict[str, np.ndarray]:
@@ -59,3 +61,20 @@ def test_a_small_turn_is_its_own_error(axis):
     error = np.ones(3)
     orientation_error(Rotation.from_rotvec(vector).as_matrix(), np.eye(3), error)
     assert np.allclose(error, vector, rtol=0, atol=1e-11)
+
+
+def test_the_arms_inertia_is_read_from_the_sparse_matrix():
+    chain = ""
+    for number in range(4, 0, -1):
+        side = '<body><joint axis="1 0 0"/><geom size=".02"/></body>' if number == 2 else ""
+        chain = f'<body pos="0 .1 .2"><joint axis="{number % 2} 1 0"/><geom size=".05"/>{side}{chain}</body>'
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{chain}</worldbody></mujoco>")
+    data = mujoco.MjData(model)
+    data.qpos[:] = np.linspace(0.1, 0.9, model.nq)
+    mujoco.mj_forward(model, data)
+    full = np.zeros((model.nv, model.nv))
+    mujoco.mj_fullM(model, full, data.qM)
+    # The side branch is joint 2.
+    dofs = np.array([0, 1, 3, 4])
+    assert np.array_equal(data.qM[mass_index(model, dofs)], full[np.ix_(dofs, dofs)])
+    assert len(np.unique(mass_index(model, dofs))) == 10

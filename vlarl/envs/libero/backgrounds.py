@@ -20,21 +20,23 @@ class Background:
     """[H, W, 3] uint8."""
     depth: np.ndarray
     """[H, W] float32, the depth buffer: 0 far, 1 near; without what can be seen through."""
-    veil: np.ndarray | None = None
-    """[H, W] float32, the depth of the nearest thing that can be seen through, 0 where there is none."""
+    veiled: np.ndarray
+    """[V] int32, the pixels, row by row, of what is seen through something."""
+    veil: np.ndarray
+    """[V] float32, the depth of the nearest thing that they are seen through."""
 
     def cover(self, image: np.ndarray, depth: np.ndarray) -> np.ndarray | None:
         """Puts a picture of what moves over this one; None if that is seen through something, which tints it."""
         # Strictly: MuJoCo draws what stands still last, and there the later one wins at equal depth.
         is_nearer = depth > self.depth
-        if self.veil is not None and (is_nearer & (depth <= self.veil)).any():
+        if (is_nearer.ravel()[self.veiled] & (depth.ravel()[self.veiled] <= self.veil)).any():
             return None
         return np.where(is_nearer[..., None], image, self.image)
 
     @property
     def num_bytes(self) -> int:
         """Memory it takes."""
-        return self.image.nbytes + self.depth.nbytes + (0 if self.veil is None else self.veil.nbytes)
+        return self.image.nbytes + self.depth.nbytes + self.veiled.nbytes + self.veil.nbytes
 
 
 class Backgrounds:

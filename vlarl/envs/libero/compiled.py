@@ -118,20 +118,22 @@ def write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, d
 
 
 @compiled
-def run_first_half(model, data, qvel, bias, objects, finds_all):
+def run_first_half(model, data, qvel, bias, objects, is_last):
     """mj_step1 without the objects at rest: everything up to the controls; `objects` is Objects.arrays.
 
-    The contacts are complete afterwards if `finds_all`; the motion is the same, to the bit, if not.
+    Contacts are complete, and cameras and lights placed, if `is_last`, for whoever looks then; the motion is the same
+    to the bit if not.
     """
     num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, applied = objects[:9]
     library.check_pos(model, data)
     library.check_vel(model, data)
     library.kinematics(model, data)
     library.com_pos(model, data)
-    library.camlight(model, data)
+    if is_last:
+        library.camlight(model, data)
     library.crb(model, data)
     library.factor_m(model, data)
-    find_contacts(model, data, objects, finds_all)
+    find_contacts(model, data, objects, is_last)
     leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, qvel)
     library.make_constraint(model, data)
     library.project_constraint(model, data)
@@ -160,7 +162,7 @@ def _rotate(axis_angle, rotation):
 
 
 @compiled
-def _read_arm(qpos, qvel, site_xpos, site_xmat, full_mass, jac_pos, jac_rot, site, qpos_index, dof_index, arm):
+def _read_arm(qpos, qvel, site_xpos, site_xmat, qm, mass_index, jac_pos, jac_rot, site, qpos_index, dof_index, arm):
     """Copies the arm's part of MuJoCo's present arrays into `arm`."""
     pos, rot, jac, mass, joints, velocities = arm
     for i in range(3):
@@ -174,7 +176,7 @@ def _read_arm(qpos, qvel, site_xpos, site_xmat, full_mass, jac_pos, jac_rot, sit
             jac[j, i] = jac_pos[j, dof_index[i]]
             jac[3 + j, i] = jac_rot[j, dof_index[i]]
         for j in range(ARM_DOF):
-            mass[i, j] = full_mass[dof_index[i], dof_index[j]]
+            mass[i, j] = qm[mass_index[i, j]]
 
 
 @compiled
@@ -192,8 +194,8 @@ def _command_fingers(ctrl, ctrl_range, gripper, direction):
 def run_env_step(
     model, data, qm, site,
     qpos, qvel, ctrl, bias, site_xpos, site_xmat,
-    qpos_index, dof_index, ctrl_range, action, goal_ori, gripper,
-    full_mass, jac_pos, jac_rot,
+    qpos_index, dof_index, mass_index, ctrl_range, action, goal_ori, gripper,
+    jac_pos, jac_rot,
     stale_pos, stale_rot, stale_jac, stale_mass, default_joints,
     objects, is_stale,
 ):  # fmt: skip
@@ -203,7 +205,7 @@ def run_env_step(
     torques = np.empty(ARM_DOF)
     pos, rot, goal_pos = np.empty(3), np.empty((3, 3)), np.empty(3)
     for substep in range(SUBSTEPS):
-        # Goals ask for contacts between env steps.
+        # Goals and cameras look between env steps.
         run_first_half(model, data, qvel, bias, objects, substep == SUBSTEPS - 1)
         for i in range(ARM_DOF):
             arm_bias[i] = bias[dof_index[i]]
@@ -211,10 +213,11 @@ def run_env_step(
             pos[:], rot[:], jac[:], mass[:], joints[:] = stale_pos, stale_rot, stale_jac, stale_mass, default_joints
             velocities[:] = 0.0
         else:
-            library.full_m(model, full_mass.ctypes.data, qm)
             library.jac_site(model, data, jac_pos.ctypes.data, jac_rot.ctypes.data, site)
             arm = (pos, rot, jac, mass, joints, velocities)
-            _read_arm(qpos, qvel, site_xpos, site_xmat, full_mass, jac_pos, jac_rot, site, qpos_index, dof_index, arm)
+            _read_arm(
+                qpos, qvel, site_xpos, site_xmat, qm, mass_index, jac_pos, jac_rot, site, qpos_index, dof_index, arm
+            )
         if substep == 0:
             for i in range(3):
                 goal_pos[i] = pos[i] + POSITION_SCALE * min(1.0, max(-1.0, action[i]))

@@ -38,7 +38,6 @@ crb, factor_m, collision = _stage("mj_crb"), _stage("mj_factorM"), _stage("mj_co
 make_constraint, project_constraint = _stage("mj_makeConstraint"), _stage("mj_projectConstraint")
 transmission, fwd_velocity = _stage("mj_transmission"), _stage("mj_fwdVelocity")
 step2 = _stage("mj_step2")
-full_m = types.ExternalFunction("mj_fullM", types.void(_POINTER, _POINTER, _POINTER))
 geom_distance = types.ExternalFunction(
     "mj_geomDistance", types.float64(_POINTER, _POINTER, types.int32, types.int32, types.float64, _POINTER)
 )

@@ -202,14 +202,14 @@ class Renderer:
         seen = find_in_view(self._model, data, self._camera.fixedcamid)
         self._gather_fixed(data, seen)
         image, depth = self._draw(size, has_depth=True)
-        veil = None
+        nearest = np.zeros_like(depth)
         if (glass := seen & self._transparent).any():
             self._gather_fixed(data, glass)
             for geom in self._scene.geoms[: self._scene.ngeom]:
                 geom.rgba[3] = 1.0
             _, nearest = self._draw(size, has_depth=True)
-            veil = np.where(nearest > depth, nearest, np.float32(0.0))
-        return Background(image, depth, veil)
+        veiled = np.flatnonzero(nearest > depth).astype(np.int32)
+        return Background(image, depth, veiled, nearest.ravel()[veiled])
 
     def _gather(self, data: mujoco.MjData, categories: int) -> None:
         """Fills the scene with the geoms of these categories."""

@@ -44,17 +44,17 @@ class Robot:
         self.objects = Objects(model, data)
         self.resting = self.objects.resting
         """[nbody] for how many substeps each object has been at rest."""
-        self._full_mass = np.zeros((model.nv, model.nv))
+        self._mass_index = mass_index(model, self.dof_index)
         self._jac_pos, self._jac_rot = np.zeros((3, model.nv)), np.zeros((3, model.nv))
 
     def step(self, action: np.ndarray, *, is_stale: bool = False) -> None:
         """Executes one action [7] float64; `is_stale` is for the very first step after an initial state."""
         data, stale = self.data, self._stale
         run_env_step(
-            self.model._address, data._address, data.qM.ctypes.data, self.site,
+            self.model._address, data._address, data.qM, self.site,
             data.qpos, data.qvel, data.ctrl, data.qfrc_bias, data.site_xpos, data.site_xmat,
-            self.qpos_index, self.dof_index, self.model.actuator_ctrlrange, action, self.goal_ori, self.gripper,
-            self._full_mass, self._jac_pos, self._jac_rot,
+            self.qpos_index, self.dof_index, self._mass_index, self.model.actuator_ctrlrange, action,
+            self.goal_ori, self.gripper, self._jac_pos, self._jac_rot,
             stale.position, stale.rotation, stale.jacobian, stale.mass, stale.joints,
             self.objects.arrays, is_stale,
         )  # fmt: skip
@@ -69,6 +69,21 @@ def joint_indices(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray, np.nda
         np.array([j.dofadr[0] for j in arm]),
         np.array([j.qposadr[0] for j in fingers]),
     )
+
+
+def mass_index(model: mujoco.MjModel, dofs: np.ndarray) -> np.ndarray:
+    """Where the joint-space inertia between each two of `dofs` [n], links of one chain, stands in qM: [n, n] int64.
+
+    A row of qM begins with the degree of freedom itself and goes on with its ancestors.
+    """
+    index = np.zeros((len(dofs), len(dofs)), dtype=np.int64)
+    for row, dof in enumerate(dofs):
+        address, ancestor = model.dof_Madr[dof], dof
+        while ancestor >= 0:
+            for column in np.flatnonzero(dofs == ancestor):
+                index[row, column] = index[column, row] = address
+            address, ancestor = address + 1, model.dof_parentid[ancestor]
+    return index
 
 
 def leave_out_impossible_contacts(model: mujoco.MjModel) -> None:
