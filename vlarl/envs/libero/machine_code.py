@@ -10,7 +10,11 @@ from vlarl.envs.libero.cache import COMPILED_SOURCES, code_folder
 _FOLDER = Path(__file__).resolve().parent
 
 
-class _Locator(numba.core.caching._CacheLocator):
+# Not a public interface: with a numba that has another one, its own places are used.
+_Base: type = getattr(numba.core.caching, "_CacheLocator", object)
+
+
+class _Locator(_Base):
     """Tells numba to use that folder. By itself it looks whether a function's own file has changed, no other."""
 
     def __init__(self, function: Any) -> None:  # noqa: ANN401 - numba's
@@ -41,5 +45,6 @@ class _Locator(numba.core.caching._CacheLocator):
 
 def keep_machine_code() -> None:
     """To be called before a function is compiled."""
-    if _Locator not in numba.core.caching.CacheImpl._locator_classes:
-        numba.core.caching.CacheImpl._locator_classes.insert(0, _Locator)
+    classes = getattr(numba.core.caching.CacheImpl, "_locator_classes", None)
+    if classes is not None and _Locator not in classes:
+        classes.insert(0, _Locator)
