@@ -66,7 +66,7 @@ BOOK = GraspSpec(
     release_yaw=-1.571,
     release_offset=(0.0, -0.0145),
 )
-# Held at the rim and moved over the table.
+# Held at the rim and slid over the table: lifted, a plate tilts in the fingers.
 PLATE_RIM = GraspSpec(
-    offset=(0.0, 0.057), grasp_height=0.008, lift_height=0.02, release_height=0.005, target_is_site=True
+    offset=(0.0, 0.057), grasp_height=0.008, lift_height=0.005, release_height=0.005, target_is_site=True
 )

@@ -114,8 +114,9 @@ LIBERO_GOAL: dict[str, Skills] = {
         open_drawer("wooden_cabinet_1", "top", 0.184, 1.0),
         *_bowl_to(
             "wooden_cabinet_1_top_region",
+            # The narrow side of the hand passes the open drawer.
             replace(
-                BOWL_RIM_LEFT, lift_height=0.29, release_height=0.0, release_offset=(0.0, 0.01), target_is_site=True
+                BOWL_RIM_NEAR, lift_height=0.29, release_height=0.0, release_offset=(0.0, 0.01), target_is_site=True
             ),
         ),
     ),

@@ -96,5 +96,10 @@ def test_a_moving_camera_has_no_background(stove_slot):
     for _ in range(2):
         stove_slot.step_once(np.array([0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0]))
         frames.append(stove_slot.render(96, "robot0_eye_in_hand"))
+        # The camera is where the hand is: it was placed in the env step's last substep.
+        model, data = stove_slot.simulation.model, stove_slot.simulation.data
+        placed = data.cam_xpos.copy()
+        mujoco.mj_camlight(model, data)
+        assert np.array_equal(data.cam_xpos, placed)
     assert len(rendering._backgrounds._kept) == before
     assert not np.array_equal(*frames)
