@@ -4,7 +4,8 @@
 
 Processor time of this process, which other work on the machine changes less than the clock; medians over the steps.
 Every frame is drawn three times: from all geoms in the model's order, from those that the renderer gathers, and as a
-worker draws it, over the camera's kept background. They must be equal. "vertices" is what the GL library does while it is given the geoms, "pixels" what is left until it has finished.
+worker draws it, over the camera's kept background. They must be equal. "vertices" is what the GL library does while it
+is given the geoms, "pixels" what is left until it has finished.
 """
 
 import argparse

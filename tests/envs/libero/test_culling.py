@@ -26,6 +26,7 @@ GEOMS = (
     '<geom type="box" size=".05 .04 .03"/>',
     '<geom type="mesh" mesh="wedge"/>',
     '<geom type="mesh" mesh="lens"/>',
+    '<geom type="box" size=".05 .04 .03" margin=".02"/>',
     '<geom type="box" size=".06 .02 .02" pos=".03 0 .05"/><geom type="mesh" mesh="wedge" pos="0 .05 0"/>',
 )
 
@@ -96,6 +97,16 @@ def test_nothing_near_is_nothing_searched():
     assert scene.model.opt.disableflags == 0
 
 
+def test_contacts_within_a_margin_are_found():
+    scene = Scene((GEOMS[7], GEOMS[4]), floor=False)
+    one, other = scene.data.qpos[2:5], scene.data.qpos[9:12]
+    one[:], other[:] = (5, 0, 5), (5.115, 0, 5)
+    # 1.5 cm apart, the margin is 2 cm.
+    assert len(scene.find()) == len(scene.find_all()) == 4
+    other[0] += 0.3
+    assert scene.find() == scene.find_all() == [] and scene.num_near == 0
+
+
 def test_boxes_overlap_but_a_plane_is_found_between_the_meshes():
     scene = Scene((GEOMS[6], GEOMS[6]), floor=False)
     one, other = scene.data.qpos[2:5], scene.data.qpos[9:12]
@@ -164,7 +175,6 @@ def test_reach_by_hand():
 @pytest.mark.parametrize(
     ("geom", "rest", "message"),
     [
-        ('<geom size=".1" margin=".01"/>', "", "margins"),
         ('<geom name="a" size=".1"/>', '<contact><pair geom1="a" geom2="b"/></contact>', "contact pairs"),
         (
             '<geom type="hfield" hfield="h"/>',

@@ -20,7 +20,8 @@ from vlarl.envs.libero import library
 from vlarl.envs.libero.library import compiled
 
 GAP = 1e-5
-"""Metres that must lie between two geoms before they count as apart; MuJoCo's search is exact to 1e-6."""
+"""Metres that must lie between two geoms, beyond their contact margins, before they count as apart; MuJoCo's search is
+exact to 1e-6."""
 PATIENCE = 10
 """Substeps between two searches for a plane; a search costs as much as MuJoCo's own test of the pair."""
 CLOSE = 0.01
@@ -214,7 +215,7 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
 
     `is_still` [B] says it of the bodies; the other arrays are those of near.make_near.
     """
-    pairs, first_slot, ends, geoms, _, _, _, body_radius, plane_of_slot, segment = bodies
+    pairs, first_slot, ends, geoms, _, _, _, body_radius, plane_of_slot, segment, (gap,) = bodies
     pair_limits, slot_limits = limits
     _, _, positions, frames = poses
     centres, _, moved = motion
@@ -228,7 +229,7 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
         if motions < pair_limits[pair] or (is_still[a] and is_still[b]):
             continue
         offset = _difference(a, b, centres)
-        space = np.sqrt(_dot(offset, offset)) - body_radius[a] - body_radius[b] - GAP
+        space = np.sqrt(_dot(offset, offset)) - body_radius[a] - body_radius[b] - gap
         if space > CLOSE:
             pair_limits[pair] = motions + space
             continue
@@ -241,8 +242,8 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
                     space = _space_between(
                         model, data, one, other, plane_of_slot[slot], positions, frames, shapes, meshes, planes, segment
                     )
-                    if space > GAP:
-                        slot_limits[slot] = motions + space - GAP
+                    if space > gap:
+                        slot_limits[slot] = motions + space - gap
                     else:
                         slot_limits[slot] = -np.inf
                         wanted[one] = wanted[other] = True

@@ -5,7 +5,7 @@ import ctypes
 import mujoco
 import numpy as np
 
-from vlarl.envs.libero.culling import MESH, PLANE
+from vlarl.envs.libero.culling import GAP, MESH, PLANE
 from vlarl.envs.libero.structs import c_struct
 
 FIRST_CONVEX = int(mujoco.mjtGeom.mjGEOM_ELLIPSOID)
@@ -19,11 +19,11 @@ def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
     """The arrays of one MjData that compiled functions take; B bodies have geoms that can touch, P pairs can meet.
 
     Raises:
-        ValueError: the model has contacts that the search does not know: margins, explicit pairs, flexes, fields.
+        ValueError: the model has contacts that the search does not know: explicit pairs, flexes, fields.
     """
     solid = (model.geom_contype > 0) | (model.geom_conaffinity > 0)
-    if model.npair or model.nflex or model.geom_margin[solid].any():
-        raise ValueError("the model has contact pairs, flexes or contact margins")
+    if model.npair or model.nflex:
+        raise ValueError("the model has contact pairs or flexes")
     if np.isin(model.geom_type[solid], _UNKNOWN_TYPES).any():
         raise ValueError("the model has height fields or signed distance fields")
     numbers = np.unique(model.geom_bodyid[solid]).astype(np.int64)
@@ -38,7 +38,8 @@ def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
     bodies = (
         *(pairs, np.cumsum(num_slots) - num_slots, np.cumsum([0, *sizes]), np.concatenate(members), numbers),
         *(model.body_weldid[numbers].astype(np.int64), np.array([centre for centre, _ in spheres]), radii),
-        *(plane_of_slot, np.zeros(6)),
+        # Later versions of MuJoCo add the margins of two geoms, 3.3.2 takes the larger one.
+        *(plane_of_slot, np.zeros(6), (GAP + 2.0 * float(model.geom_margin[solid].max(initial=0.0)),)),
     )
     motion = (np.zeros((len(numbers), 3)), np.zeros((len(numbers), 9)), np.zeros(len(numbers)))
     limits = (np.zeros(len(pairs)), np.where(np.concatenate([np.zeros(0, dtype=bool), *can_meet]), 0.0, np.inf))
