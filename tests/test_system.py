@@ -146,7 +146,8 @@ def test_peak_memory_holds_children():
         time.sleep(0.2)
         child.communicate(b"\n")
     assert memory.peak_bytes - before > 75 * MIB
-    assert system.tree_memory() < memory.peak_bytes - 70 * MIB
+    # Shared pages are shared out: those of a neighbour that ended meanwhile come back to this process.
+    assert system.tree_memory() < memory.peak_bytes - 40 * MIB
 
 
 def test_shared_pages_count_once():
