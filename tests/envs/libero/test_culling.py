@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlarl.envs.libero.contacts import find_near_contacts
-from vlarl.envs.libero.culling import GAP, reach
+from vlarl.envs.libero.culling import GAP, support
 from vlarl.envs.libero.near import make_near
 from vlarl.envs.libero.resting import Objects
 
@@ -134,20 +134,20 @@ def test_a_pair_is_looked_at_again_when_it_has_moved_as_far_as_it_was_apart():
     one, other = scene.data.qpos[2:5], scene.data.qpos[9:12]
     one[:], other[:] = (5, 0, 5), (5.2, 0, 5)
     assert scene.find() == []
-    bodies, _, _, _, (_, _, moved), (pair_limits, _), _ = scene.objects.arrays[-1][:7]
+    bodies, _, _, _, (_, _, moved), (body_limits, _), _ = scene.objects.arrays[-1][:7]
     last = np.flatnonzero((bodies[0] == (2, 3)).all(axis=1))[0]
     # Spheres of 5 cm, 20 cm from each other: 10 cm lie between them.
-    assert np.isclose(pair_limits[last] - moved[2] - moved[3], 0.1 - GAP, atol=1e-9)
-    limit = pair_limits[last]
+    assert np.isclose(body_limits[last] - moved[2] - moved[3], 0.1 - GAP, atol=1e-9)
+    limit = body_limits[last]
     other[0] -= 0.06
-    assert scene.find() == [] and pair_limits[last] == limit
+    assert scene.find() == [] and body_limits[last] == limit
     one[0] -= 0.05
     assert scene.find() == []
     # Moved by 11 cm in all, and 9 cm apart: looked at again.
-    assert np.isclose(pair_limits[last] - limit, 0.11 + 0.09 - 0.1, atol=1e-9)
+    assert np.isclose(body_limits[last] - limit, 0.11 + 0.09 - 0.1, atol=1e-9)
     other[0] -= 0.1
     assert len(scene.find()) == 1 == len(scene.find_all())
-    assert np.isneginf(pair_limits[last])
+    assert np.isneginf(body_limits[last])
 
 
 def test_the_search_recovers_from_numbers_that_are_none():
@@ -158,18 +158,18 @@ def test_the_search_recovers_from_numbers_that_are_none():
     assert scene.find() == scene.find_all() != []
 
 
-def test_reach_by_hand():
+def test_support_by_hand():
     scene = Scene((GEOMS[4], GEOMS[6]))
     _, shapes, meshes = scene.objects.arrays[-1][:3]
     box, lens = (scene.model.body(number).geomadr[0] for number in (3, 4))
-    assert np.isclose(reach(box, (1.0, 0.0, 0.0), shapes, meshes), 0.05)
-    assert np.isclose(reach(box, (0.6, 0.0, -0.8), shapes, meshes), 0.6 * 0.05 + 0.8 * 0.03)
-    # The lens is thin along one axis only, and a mesh's reach is that of its corners, not of its box.
-    reaches = sorted(reach(lens, tuple(axis), shapes, meshes) for axis in np.eye(3))
-    assert np.allclose(reaches, [0.02, 0.1, 0.1])
+    assert np.isclose(support(box, (1.0, 0.0, 0.0), shapes, meshes), 0.05)
+    assert np.isclose(support(box, (0.6, 0.0, -0.8), shapes, meshes), 0.6 * 0.05 + 0.8 * 0.03)
+    # The lens is thin along one axis only, and a mesh's support is that of its corners, not of its box.
+    supports = sorted(support(lens, tuple(axis), shapes, meshes) for axis in np.eye(3))
+    assert np.allclose(supports, [0.02, 0.1, 0.1])
     vertices = scene.model.mesh_vert[scene.model.mesh("lens").vertadr[0] :][:6].astype(float)
     slanted = np.array([0.8, 0.6, 0.0])
-    assert np.isclose(reach(lens, tuple(slanted), shapes, meshes), (vertices @ slanted).max())
+    assert np.isclose(support(lens, tuple(slanted), shapes, meshes), (vertices @ slanted).max())
 
 
 @pytest.mark.parametrize(

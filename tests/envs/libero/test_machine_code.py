@@ -21,16 +21,16 @@ def test_all_files_of_compiled_functions_count(monkeypatch, tmp_path):
 
 
 def test_only_our_functions_are_kept_there():
-    locator = _Locator.from_function(culling.reach.py_func, culling.__file__)
+    locator = _Locator.from_function(culling.support.py_func, culling.__file__)
     assert locator is not None and Path(locator.get_cache_path()) == cache.code_folder()
-    assert _Locator.from_function(culling.reach.py_func, __file__) is None
+    assert _Locator.from_function(culling.support.py_func, __file__) is None
     assert Path(compiled.run_env_step.stats.cache_path) == cache.code_folder()
 
 
 def test_without_a_cache_numba_finds_another_place(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setattr("vlarl.envs.libero.machine_code.code_folder", lambda: tmp_path / "file" / "numba")
-    assert _Locator.from_function(culling.reach.py_func, culling.__file__) is None
+    assert _Locator.from_function(culling.support.py_func, culling.__file__) is None
 
 
 def test_machine_code_of_this_version_is_not_old(monkeypatch, tmp_path):

@@ -122,6 +122,7 @@ def find_contacts(model, data, objects, finds_all):
     More than half of a substep went into finding contacts, or that there are none.
     """
     num_contacts, contacts, (stride, geom, _), geom_body, _, _, _, resting, _, _ = objects
+    # One call in a loop: with True and with False written out, all of it would be compiled twice.
     while True:
         find_near_contacts(model, data, objects, finds_all)
         if finds_all:

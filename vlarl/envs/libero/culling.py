@@ -7,8 +7,8 @@ Mirtich 1996). What may touch goes to `mj_collision`, so that the contacts, and 
 the bit.
 
 The distance is bounded by spheres, by the faces of the boxes, or by a plane between two convex geoms that is kept with
-them while they move together (a cached witness, Baraff 1990): its normal n and the reach of the first geom along it,
-exact in the first geom's frame; the reach of the second along -n is that of a box, or, for other shapes, what it was
+them while they move together (a cached witness, Baraff 1990): its normal n and the support of the first geom along it,
+exact in the first geom's frame; the support of the second along -n is that of a box, or, for other shapes, what it was
 when the plane was found, plus the turn of n since then times the shape's radius.
 """
 
@@ -26,9 +26,9 @@ PATIENCE = 10
 """Substeps between two searches for a plane; a search costs as much as MuJoCo's own test of the pair."""
 CLOSE = 0.01
 """Metres; a bound that is larger is not made tighter."""
-FARTHEST_MOTION = 1e6
+MAX_MOTION = 1e6
 """Metres; more than any scene."""
-FARTHEST = 1.0
+MAX_DISTANCE = 1.0
 """Metres; no pair whose spheres touch is as far apart."""
 PLANE = 0
 BOX = 6
@@ -36,16 +36,16 @@ MESH = 7
 """MuJoCo's numbers of geom types (mjtGeom)."""
 TYPE, RADIUS, CENTRE, HALF = 0, 1, 2, 5
 """Columns of a geom's shape: type, bounding radius, centre and half sizes of its box."""
-NORMAL, REACH, OPPOSITE, OTHER_REACH, WAIT = 0, 3, 4, 7, 8
-"""Columns of a plane: its normal in the first geom's frame, that geom's reach along it, the normal in the other one's
-frame when it was found, the other's reach against it then, and the substeps until it may be looked for again."""
+NORMAL, SUPPORT, OPPOSITE, OTHER_SUPPORT, WAIT = 0, 3, 4, 7, 8
+"""Columns of a plane: its normal in the first geom's frame, that geom's support along it, the normal in the other one's
+frame when it was found, the other's support against it then, and the substeps until it may be looked for again."""
 
 
 @compiled
-def reach(geom, direction, shapes, meshes):
+def support(geom, direction, shapes, meshes):
     """How far a geom extends from its position along a direction in its own frame; an upper bound, meshes exact."""
     if shapes[geom, TYPE] != MESH:
-        return _reach_of_box(geom, direction, shapes)
+        return _box_support(geom, direction, shapes)
     x, y, z = direction
     first_vertex, num_vertices, vertices = meshes
     longest = -np.inf
@@ -55,7 +55,7 @@ def reach(geom, direction, shapes, meshes):
 
 
 @compiled
-def _reach_of_box(geom, direction, shapes):
+def _box_support(geom, direction, shapes):
     """How far a geom's box extends from the geom's position along a direction in its own frame."""
     x, y, z = direction
     extent = _dot(_three(shapes, geom, HALF), (abs(x), abs(y), abs(z)))
@@ -77,25 +77,26 @@ def _dot(a, b):
 
 
 @compiled
-def _into(frames, index, vector):
-    """A vector of the world in the axes of a frame [9]."""
+def _multiply(frames, index, vector, down, across):
+    """A rotation [9] times a vector: `down` entries from row to row and `across` from column to column."""
     x, y, z = vector
     return (
-        frames[index, 0] * x + frames[index, 3] * y + frames[index, 6] * z,
-        frames[index, 1] * x + frames[index, 4] * y + frames[index, 7] * z,
-        frames[index, 2] * x + frames[index, 5] * y + frames[index, 8] * z,
+        frames[index, 0] * x + frames[index, across] * y + frames[index, 2 * across] * z,
+        frames[index, down] * x + frames[index, down + across] * y + frames[index, down + 2 * across] * z,
+        frames[index, 2 * down] * x + frames[index, 2 * down + across] * y + frames[index, 2 * down + 2 * across] * z,
     )
+
+
+@compiled
+def _into(frames, index, vector):
+    """A vector of the world in the axes of a frame [9]."""
+    return _multiply(frames, index, vector, 1, 3)
 
 
 @compiled
 def _out_of(frames, index, vector):
     """A vector of a frame [9] in the world's axes."""
-    x, y, z = vector
-    return (
-        frames[index, 0] * x + frames[index, 1] * y + frames[index, 2] * z,
-        frames[index, 3] * x + frames[index, 4] * y + frames[index, 5] * z,
-        frames[index, 6] * x + frames[index, 7] * y + frames[index, 8] * z,
-    )
+    return _multiply(frames, index, vector, 3, 1)
 
 
 @compiled
@@ -104,9 +105,9 @@ def _three(array, index, first=0):
 
 
 @compiled
-def _space_between_boxes(one, other, offset, frames, shapes):
+def _box_clearance(one, other, offset, frames, shapes):
     """How far the best face of two oriented boxes keeps the geoms, `offset` from each other, apart."""
-    space = -np.inf
+    clearance = -np.inf
     for first, second, sign in ((one, other, 1.0), (other, one, -1.0)):
         # The second box in the first one's frame: where it is, and how far it extends along each axis.
         x, y, z = _into(frames, first, _out_of(frames, second, _three(shapes, second, CENTRE)))
@@ -119,29 +120,29 @@ def _space_between_boxes(one, other, offset, frames, shapes):
             extent = (
                 abs(a) * shapes[second, HALF] + abs(b) * shapes[second, HALF + 1] + abs(c) * shapes[second, HALF + 2]
             )
-            space = max(space, abs(along[face]) - extent - shapes[first, HALF + face])
-    return space
+            clearance = max(clearance, abs(along[face]) - extent - shapes[first, HALF + face])
+    return clearance
 
 
 @compiled
-def _space_at_plane(one, other, plane, offset, frames, shapes, planes):
+def _plane_clearance(one, other, plane, offset, frames, shapes, planes):
     """How far that plane keeps the two geoms apart; one that was never found is zero."""
     normal = _out_of(frames, one, _three(planes, plane, NORMAL))
     x, y, z = _into(frames, other, normal)
-    extent = _reach_of_box(other, (-x, -y, -z), shapes)
+    extent = _box_support(other, (-x, -y, -z), shapes)
     if shapes[other, TYPE] != BOX:
         a, b, c = _three(planes, plane, OPPOSITE)
         turn = np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2)
-        extent = min(extent, planes[plane, OTHER_REACH] + turn * shapes[other, RADIUS])
-    return _dot(normal, offset) - planes[plane, REACH] - extent
+        extent = min(extent, planes[plane, OTHER_SUPPORT] + turn * shapes[other, RADIUS])
+    return _dot(normal, offset) - planes[plane, SUPPORT] - extent
 
 
 @compiled
 def _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, segment):
     """Looks for a plane between two geoms; whether one was found. `segment` [6] is scratch."""
     # The lower type first: MuJoCo 3.3.2 turns the segment round otherwise.
-    distance = library.geom_distance(model, data, other, one, FARTHEST, segment.ctypes.data)
-    if not GAP < distance < FARTHEST:
+    distance = library.geom_distance(model, data, other, one, MAX_DISTANCE, segment.ctypes.data)
+    if not GAP < distance < MAX_DISTANCE:
         return False
     normal = (
         (segment[0] - segment[3]) / distance,
@@ -151,37 +152,37 @@ def _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, 
     inner, opposite = _into(frames, one, normal), _into(frames, other, normal)
     for i in range(3):
         planes[plane, NORMAL + i], planes[plane, OPPOSITE + i] = inner[i], opposite[i]
-    planes[plane, REACH] = reach(one, inner, shapes, meshes)
-    planes[plane, OTHER_REACH] = reach(other, (-opposite[0], -opposite[1], -opposite[2]), shapes, meshes)
+    planes[plane, SUPPORT] = support(one, inner, shapes, meshes)
+    planes[plane, OTHER_SUPPORT] = support(other, (-opposite[0], -opposite[1], -opposite[2]), shapes, meshes)
     return True
 
 
 @compiled
-def _space_between(model, data, one, other, plane, positions, frames, shapes, meshes, planes, segment):
+def _clearance(model, data, one, other, plane, positions, frames, shapes, meshes, planes, segment):
     """A lower bound of the distance between two geoms, in metres; not above GAP if they may touch."""
     if shapes[one, TYPE] < shapes[other, TYPE]:
-        # The first one's reach is exact, and the other's if it is a box.
+        # The first one's support is exact, and the other's if it is a box.
         one, other = other, one
     offset = _difference(one, other, positions)
     if shapes[other, TYPE] == PLANE:
         upwards = frames[other, 2], frames[other, 5], frames[other, 8]
         x, y, z = _into(frames, one, upwards)
-        return -_dot(upwards, offset) - min(shapes[one, RADIUS], _reach_of_box(one, (-x, -y, -z), shapes))
-    space = np.sqrt(_dot(offset, offset)) - shapes[one, RADIUS] - shapes[other, RADIUS]
-    if space > CLOSE:
-        return space
-    space = max(space, _space_between_boxes(one, other, offset, frames, shapes))
-    if space > GAP or plane < 0:
-        return space
-    space = _space_at_plane(one, other, plane, offset, frames, shapes, planes)
-    if space > GAP:
-        return space
+        return -_dot(upwards, offset) - min(shapes[one, RADIUS], _box_support(one, (-x, -y, -z), shapes))
+    clearance = np.sqrt(_dot(offset, offset)) - shapes[one, RADIUS] - shapes[other, RADIUS]
+    if clearance > CLOSE:
+        return clearance
+    clearance = max(clearance, _box_clearance(one, other, offset, frames, shapes))
+    if clearance > GAP or plane < 0:
+        return clearance
+    clearance = _plane_clearance(one, other, plane, offset, frames, shapes, planes)
+    if clearance > GAP:
+        return clearance
     if planes[plane, WAIT] > 0:
         planes[plane, WAIT] -= 1
         return 0.0
     planes[plane, WAIT] = PATIENCE
     if _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, segment):
-        return _space_at_plane(one, other, plane, offset, frames, shapes, planes)
+        return _plane_clearance(one, other, plane, offset, frames, shapes, planes)
     return 0.0
 
 
@@ -206,7 +207,7 @@ def _add_motion(bodies, poses, motion):
         if turn != 0.0:
             length += body_radius[body] * np.sqrt(turn)
         # Not a number counts as far: everything is looked at again, here and when the numbers are back.
-        moved[body] += length if length < FARTHEST_MOTION else FARTHEST_MOTION
+        moved[body] += length if length < MAX_MOTION else MAX_MOTION
 
 
 @compiled
@@ -215,8 +216,8 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
 
     `is_still` [B] says it of the bodies; the other arrays are those of near.make_near.
     """
-    pairs, first_slot, ends, geoms, _, _, _, body_radius, plane_of_slot, segment, (gap,) = bodies
-    pair_limits, slot_limits = limits
+    pairs, first_index, ends, geoms, _, _, _, body_radius, plane_of_pair, segment, (gap,) = bodies
+    body_limits, geom_limits = limits
     _, _, positions, frames = poses
     centres, _, moved = motion
     _add_motion(bodies, poses, motion)
@@ -226,29 +227,39 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
     for pair in range(len(pairs)):
         a, b = pairs[pair, 0], pairs[pair, 1]
         motions = moved[a] + moved[b]
-        if motions < pair_limits[pair] or (is_still[a] and is_still[b]):
+        if motions < body_limits[pair] or (is_still[a] and is_still[b]):
             continue
         offset = _difference(a, b, centres)
-        space = np.sqrt(_dot(offset, offset)) - body_radius[a] - body_radius[b] - gap
-        if space > CLOSE:
-            pair_limits[pair] = motions + space
+        clearance = np.sqrt(_dot(offset, offset)) - body_radius[a] - body_radius[b] - gap
+        if clearance > CLOSE:
+            body_limits[pair] = motions + clearance
             continue
-        lowest, slot = np.inf, first_slot[pair]
+        lowest, index = np.inf, first_index[pair]
         for row in range(ends[a], ends[a + 1]):
             one = geoms[row]
             for column in range(ends[b], ends[b + 1]):
-                if not motions < slot_limits[slot]:
+                if not motions < geom_limits[index]:
                     other = geoms[column]
-                    space = _space_between(
-                        model, data, one, other, plane_of_slot[slot], positions, frames, shapes, meshes, planes, segment
+                    clearance = _clearance(
+                        model,
+                        data,
+                        one,
+                        other,
+                        plane_of_pair[index],
+                        positions,
+                        frames,
+                        shapes,
+                        meshes,
+                        planes,
+                        segment,
                     )
-                    if space > gap:
-                        slot_limits[slot] = motions + space - gap
+                    if clearance > gap:
+                        geom_limits[index] = motions + clearance - gap
                     else:
-                        slot_limits[slot] = -np.inf
+                        geom_limits[index] = -np.inf
                         wanted[one] = wanted[other] = True
                         num_near += 1
-                lowest = min(lowest, slot_limits[slot])
-                slot += 1
-        pair_limits[pair] = lowest
+                lowest = min(lowest, geom_limits[index])
+                index += 1
+        body_limits[pair] = lowest
     return num_near

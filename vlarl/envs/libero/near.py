@@ -32,21 +32,21 @@ def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
     spheres = [_bounding_sphere(model, geoms) for geoms in members]
     pairs = _pairs_that_can_meet(model, numbers)
     can_meet = [_can_meet(model, members[a], members[b]).ravel() for a, b in pairs]
-    num_slots = np.array([len(slots) for slots in can_meet], dtype=np.int64)
+    num_geom_pairs = np.array([len(geom_pairs) for geom_pairs in can_meet], dtype=np.int64)
     radii = np.array([radius for _, radius in spheres])
-    plane_of_slot = _number_planes(model, [(members[a], members[b]) for a, b in pairs])
+    plane_of_pair = _number_planes(model, [(members[a], members[b]) for a, b in pairs])
     bodies = (
-        *(pairs, np.cumsum(num_slots) - num_slots, np.cumsum([0, *sizes]), np.concatenate(members), numbers),
+        *(pairs, np.cumsum(num_geom_pairs) - num_geom_pairs, np.cumsum([0, *sizes]), np.concatenate(members), numbers),
         *(model.body_weldid[numbers].astype(np.int64), np.array([centre for centre, _ in spheres]), radii),
         # Later versions of MuJoCo add the margins of two geoms, 3.3.2 takes the larger one.
-        *(plane_of_slot, np.zeros(6), (GAP + 2.0 * float(model.geom_margin[solid].max(initial=0.0)),)),
+        *(plane_of_pair, np.zeros(6), (GAP + 2.0 * float(model.geom_margin[solid].max(initial=0.0)),)),
     )
     motion = (np.zeros((len(numbers), 3)), np.zeros((len(numbers), 9)), np.zeros(len(numbers)))
     limits = (np.zeros(len(pairs)), np.where(np.concatenate([np.zeros(0, dtype=bool), *can_meet]), 0.0, np.inf))
     masks = (model.geom_contype, model.geom_conaffinity, model.body_contype, model.body_conaffinity)
     poses = (data.xpos, data.xmat, data.geom_xpos, data.geom_xmat)
     address = model._address + _MODEL.opt.offset + _OPTION.disableflags.offset
-    planes = np.zeros((plane_of_slot.max(initial=-1) + 1, 9))
+    planes = np.zeros((plane_of_pair.max(initial=-1) + 1, 9))
     wanted, is_still = np.zeros(model.ngeom, dtype=np.bool_), np.zeros(len(numbers), dtype=np.bool_)
     return (
         *(bodies, _shapes(model), _meshes(model), poses, motion, limits, planes, wanted, is_still),

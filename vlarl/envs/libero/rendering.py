@@ -235,8 +235,10 @@ class Renderer:
     def _only(self, shown: np.ndarray) -> Iterator[None]:
         """Hides all geoms but `shown` [ngeom], and gives floor and walls their group; renderers may share the model."""
         self._model.geom_group[:] = np.where(shown, self._groups_with_room, HIDDEN_GROUP)
-        yield
-        self._model.geom_group[:] = self._geom_groups
+        try:
+            yield
+        finally:
+            self._model.geom_group[:] = self._geom_groups
 
     def _add_fixed(self, data: mujoco.MjData) -> None:
         """Adds furniture, then floor and walls."""
