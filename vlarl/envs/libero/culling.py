@@ -239,19 +239,9 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
             one = geoms[row]
             for column in range(ends[b], ends[b + 1]):
                 if not motions < geom_limits[index]:
-                    other = geoms[column]
+                    other, plane = geoms[column], plane_of_pair[index]
                     clearance = _clearance(
-                        model,
-                        data,
-                        one,
-                        other,
-                        plane_of_pair[index],
-                        positions,
-                        frames,
-                        shapes,
-                        meshes,
-                        planes,
-                        segment,
+                        model, data, one, other, plane, positions, frames, shapes, meshes, planes, segment
                     )
                     if clearance > gap:
                         geom_limits[index] = motions + clearance - gap
