@@ -14,7 +14,7 @@ J x are all that is needed; the inverses for position and rotation are those of 
 import numpy as np
 
 from vlarl.envs.libero import library
-from vlarl.envs.libero.contacts import balance_gravity, find_contacts, leave_out_resting
+from vlarl.envs.libero.contacts import balance_gravity, find_contacts, leave_out_resting, place_bodies
 from vlarl.envs.libero.library import compiled
 
 SUBSTEPS = 25
@@ -127,7 +127,7 @@ def run_first_half(model, data, qvel, bias, objects, is_last):
     num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, applied = objects[:9]
     library.check_pos(model, data)
     library.check_vel(model, data)
-    library.kinematics(model, data)
+    place_bodies(model, data, objects, is_last)
     library.com_pos(model, data)
     if is_last:
         library.camlight(model, data)

@@ -2,8 +2,10 @@
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # Compiled functions get their types from the call; what each takes is said there.
+import mujoco
+
 from vlarl.envs.libero import library
-from vlarl.envs.libero.culling import mark_near
+from vlarl.envs.libero.culling import NUM_BITS, mark_near
 from vlarl.envs.libero.library import compiled
 
 SPEED_LIMIT = 1e-8
@@ -18,10 +20,8 @@ OTHER = 2
 """Kind of bodies: anything else that moves (the robot)."""
 PART = 3
 """Kind of bodies: a fixture's part with one joint (a drawer, a knob)."""
-PASSING = 4
-"""Collision mask of objects at rest that what is fixed or at rest passes through, and of what may still meet them."""
-CONTACTS_DISABLED = 16
-"""MuJoCo's mjDSBL_CONTACT."""
+CONTACTS_DISABLED = int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+MIDPHASE_DISABLED = int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
 
 
 @compiled
@@ -75,42 +75,48 @@ def balance_gravity(sleepers, kind, first_dof, resting, bias, applied):
 
 
 @compiled
-def _set_masks(is_still, kind, bodies, wanted, awake, masks):
-    """Only what is wanted can be found; of that, what is at rest passes through what is fixed or at rest."""
-    ends, geoms, numbers, welds = bodies[2], bodies[3], bodies[4], bodies[5]
-    kinds, partners, body_kinds, body_partners = masks
-    for body in range(len(numbers)):
-        rests = is_still[body] and kind[welds[body]] != FIXED
-        body_kinds[numbers[body]] = body_partners[numbers[body]] = 0
-        for row in range(ends[body], ends[body + 1]):
-            geom = geoms[row]
-            if not wanted[geom]:
-                kinds[geom], partners[geom] = 0, 0
-            elif rests:
-                kinds[geom], partners[geom] = PASSING, 0
-            else:
-                kinds[geom], partners[geom] = awake[0][geom], awake[1][geom]
-            body_kinds[numbers[body]] |= kinds[geom]
-            body_partners[numbers[body]] |= partners[geom]
+def place_bodies(model, data, objects, places_all):
+    """mj_kinematics; unless it is to place all, without the geoms: find_contacts places those that may touch."""
+    (_, num_geoms), nums = objects[9][11:]
+    if not places_all:
+        num_geoms[0] = nums[1]
+    library.kinematics(model, data)
+    num_geoms[0] = nums[0]
 
 
 @compiled
 def find_near_contacts(model, data, objects, finds_all):
-    """mj_collision, spared what cannot touch and, unless it is to find all, what is at rest or fixed among itself."""
+    """mj_collision, spared what cannot touch and, unless it is to find all, what is at rest or fixed among itself.
+
+    Returns whether it has found all.
+    """
     kind, resting, near = objects[4], objects[7], objects[9]
-    bodies, shapes, meshes, poses, motion, limits, planes, wanted, is_still, awake, masks, disabled = near
+    bodies, placement, shapes, meshes, poses, motion, limits, planes, is_still, own, masks, switches, nums = near
+    disabled, num_geoms = switches
     for body, weld in enumerate(bodies[5]):
         is_still[body] = not finds_all and (kind[weld] == FIXED or resting[weld] == REST_SUBSTEPS)
-    if mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limits, planes, wanted) == 0:
-        # What mj_collision leaves when nothing touches.
-        disabled[0] |= CONTACTS_DISABLED
-        library.collision(model, data)
-        disabled[0] ^= CONTACTS_DISABLED
-        return
-    _set_masks(is_still, kind, bodies, wanted, awake, masks)
+    num_bits = mark_near(
+        model, data, is_still, bodies, placement, shapes, meshes, poses, motion, limits, planes, masks
+    )
+    is_full = num_bits > NUM_BITS
+    # What mj_collision leaves when nothing touches; the boxes around geoms would tell what is known already.
+    spared = CONTACTS_DISABLED if num_bits == 0 else 0 if is_full else MIDPHASE_DISABLED
+    if is_full:
+        _write_masks(own, masks)
+    else:
+        num_geoms[0] = nums[1]
+    disabled[0] |= spared
     library.collision(model, data)
+    disabled[0] ^= spared
+    num_geoms[0] = nums[0]
+    _write_masks(own, masks)
+    return finds_all or is_full
+
+
+@compiled
+def _write_masks(values, masks):
     # A loop: numba takes two seconds longer to compile an assignment to a slice.
-    for mask, value in ((masks[0], awake[0]), (masks[1], awake[1]), (masks[2], awake[2]), (masks[3], awake[3])):
+    for value, mask in ((values[0], masks[0]), (values[1], masks[1]), (values[2], masks[2]), (values[3], masks[3])):
         for index in range(len(mask)):
             mask[index] = value[index]
 
@@ -124,7 +130,7 @@ def find_contacts(model, data, objects, finds_all):
     num_contacts, contacts, (stride, geom, _), geom_body, _, _, _, resting, _, _ = objects
     # One call in a loop: with True and with False written out, all of it would be compiled twice.
     while True:
-        find_near_contacts(model, data, objects, finds_all)
+        finds_all |= find_near_contacts(model, data, objects, finds_all)
         if finds_all:
             return
         for contact in range(num_contacts[0]):

@@ -30,6 +30,8 @@ MAX_MOTION = 1e6
 """Metres; more than any scene."""
 MAX_DISTANCE = 1.0
 """Metres; no pair whose spheres touch is as far apart."""
+NUM_BITS = 31
+"""Of a collision mask, without its sign."""
 PLANE = 0
 BOX = 6
 MESH = 7
@@ -187,21 +189,28 @@ def _clearance(model, data, one, other, plane, positions, frames, shapes, meshes
 
 
 @compiled
-def _add_motion(bodies, poses, motion):
-    """Adds to `moved` [B] how far any point of a body can have moved since the last call."""
-    numbers, local_centres, body_radius = bodies[4], bodies[6], bodies[7]
-    centres, last_frames, moved = motion
+def _follow(data, bodies, placement, poses, motion):
+    """Adds to `moved` [B] how far any point of a body can have moved since the last call, and places its geoms."""
+    ends, geoms, numbers, local_centres, body_radius = bodies[2], bodies[3], bodies[4], bodies[6], bodies[7]
+    last_positions, last_frames, centres, moved = motion
     body_positions, body_frames, _, _ = poses
     for body, number in enumerate(numbers):
-        turned = _out_of(body_frames, number, _three(local_centres, body))
-        shift, turn = 0.0, 0.0
+        has_moved, turn = False, 0.0
+        for i in range(3):
+            has_moved |= body_positions[number, i] != last_positions[body, i]
+            last_positions[body, i] = body_positions[number, i]
+        for i in range(9):
+            turn += (body_frames[number, i] - last_frames[body, i]) ** 2
+            last_frames[body, i] = body_frames[number, i]
+        # Written so that NaN counts as motion.
+        if not has_moved and turn == 0.0:
+            continue
+        _place_geoms(data, number, geoms[ends[body] : ends[body + 1]], placement, poses)
+        turned, shift = _out_of(body_frames, number, _three(local_centres, body)), 0.0
         for i in range(3):
             centre = body_positions[number, i] + turned[i]
             shift += (centre - centres[body, i]) ** 2
             centres[body, i] = centre
-        for i in range(9):
-            turn += (body_frames[number, i] - last_frames[body, i]) ** 2
-            last_frames[body, i] = body_frames[number, i]
         length = np.sqrt(shift)
         # A plane's radius is infinite, but it does not turn.
         if turn != 0.0:
@@ -211,19 +220,54 @@ def _add_motion(bodies, poses, motion):
 
 
 @compiled
-def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limits, planes, wanted):
-    """Marks in `wanted` [ngeom] the geoms that may touch another, unless both are still; returns how many pairs may.
+def _place_geoms(data, body, geoms, placement, poses):
+    """As mj_kinematics does for all geoms."""
+    local_positions, local_quaternions, same_frame = placement
+    _, _, positions, frames = poses
+    for geom in geoms:
+        library.local_to_global(
+            data, positions[geom].ctypes.data, frames[geom].ctypes.data,
+            local_positions[geom].ctypes.data, local_quaternions[geom].ctypes.data, body, same_frame[geom],
+        )  # fmt: skip
 
-    `is_still` [B] says it of the bodies; the other arrays are those of near.make_near.
+
+@compiled
+def _let_meet(one, other, geom_body, masks, num_bits):
+    """Lets two geoms meet; returns how many bits of the masks are in use.
+
+    A bit stands for a geom and all that are near it, so that nobody else can meet.
     """
-    pairs, first_index, ends, geoms, _, _, _, body_radius, plane_of_pair, segment, (gap,) = bodies
+    kinds, partners, body_kinds, body_partners = masks
+    if kinds[one] == 0:
+        if kinds[other] != 0:
+            one, other = other, one
+        else:
+            kinds[one] = 1 << num_bits
+            num_bits += 1
+    partners[other] |= kinds[one]
+    body_kinds[geom_body[one]] |= kinds[one]
+    body_partners[geom_body[other]] |= kinds[one]
+    return num_bits
+
+
+@compiled
+def mark_near(model, data, is_still, bodies, placement, shapes, meshes, poses, motion, limits, planes, masks):
+    """Sets the collision masks so that only those geoms meet that may touch, unless both are still.
+
+    `is_still` [B] says it of the bodies; the other arrays are those of near.make_near. Returns how many bits that takes,
+    0 if nothing may touch; more than NUM_BITS are not in the masks.
+    """
+    pairs, first_index, ends, geoms, numbers, _, _, body_radius, plane_of_pair, segment, geom_body, (gap,) = bodies
     body_limits, geom_limits = limits
     _, _, positions, frames = poses
-    centres, _, moved = motion
-    _add_motion(bodies, poses, motion)
+    _, _, centres, moved = motion
+    kinds, partners, body_kinds, body_partners = masks
+    _follow(data, bodies, placement, poses, motion)
     for geom in geoms:
-        wanted[geom] = False
-    num_near = 0
+        kinds[geom] = partners[geom] = 0
+    for number in numbers:
+        body_kinds[number] = body_partners[number] = 0
+    num_bits = 0
     for pair in range(len(pairs)):
         a, b = pairs[pair, 0], pairs[pair, 1]
         motions = moved[a] + moved[b]
@@ -247,9 +291,8 @@ def mark_near(model, data, is_still, bodies, shapes, meshes, poses, motion, limi
                         geom_limits[index] = motions + clearance - gap
                     else:
                         geom_limits[index] = -np.inf
-                        wanted[one] = wanted[other] = True
-                        num_near += 1
+                        num_bits = _let_meet(one, other, geom_body, masks, num_bits)
                 lowest = min(lowest, geom_limits[index])
                 index += 1
         body_limits[pair] = lowest
-    return num_near
+    return num_bits

@@ -42,3 +42,6 @@ geom_distance = types.ExternalFunction(
     "mj_geomDistance", types.float64(_POINTER, _POINTER, types.int32, types.int32, types.float64, _POINTER)
 )
 jac_site = types.ExternalFunction("mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.int32))
+local_to_global = types.ExternalFunction(
+    "mj_local2Global", types.void(_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, types.int32, types.uint8)
+)

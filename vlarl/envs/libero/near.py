@@ -39,20 +39,25 @@ def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
         *(pairs, np.cumsum(num_geom_pairs) - num_geom_pairs, np.cumsum([0, *sizes]), np.concatenate(members), numbers),
         *(model.body_weldid[numbers].astype(np.int64), np.array([centre for centre, _ in spheres]), radii),
         # Later versions of MuJoCo add the margins of two geoms, 3.3.2 takes the larger one.
-        *(plane_of_pair, np.zeros(6), (GAP + 2.0 * float(model.geom_margin[solid].max(initial=0.0)),)),
+        *(plane_of_pair, np.zeros(6), model.geom_bodyid.astype(np.int64), (GAP + 2.0 * float(model.geom_margin[solid].max(initial=0.0)),)),
     )
-    motion = (np.zeros((len(numbers), 3)), np.zeros((len(numbers), 9)), np.zeros(len(numbers)))
+    motion = (*(np.zeros((len(numbers), size)) for size in (3, 9, 3)), np.zeros(len(numbers)))
     limits = (np.zeros(len(pairs)), np.where(np.concatenate([np.zeros(0, dtype=bool), *can_meet]), 0.0, np.inf))
     masks = (model.geom_contype, model.geom_conaffinity, model.body_contype, model.body_conaffinity)
     poses = (data.xpos, data.xmat, data.geom_xpos, data.geom_xmat)
-    address = model._address + _MODEL.opt.offset + _OPTION.disableflags.offset
     planes = np.zeros((plane_of_pair.max(initial=-1) + 1, 9))
-    wanted, is_still = np.zeros(model.ngeom, dtype=np.bool_), np.zeros(len(numbers), dtype=np.bool_)
     return (
-        *(bodies, _shapes(model), _meshes(model), poses, motion, limits, planes, wanted, is_still),
-        *(tuple(mask.copy() for mask in masks), masks),
-        np.ctypeslib.as_array(ctypes.c_int.from_address(address)).reshape(1),
+        *(bodies, (model.geom_pos, model.geom_quat, model.geom_sameframe), _shapes(model), _meshes(model), poses),
+        *(motion, limits, planes, np.zeros(len(numbers), dtype=np.bool_), tuple(mask.copy() for mask in masks), masks),
+        (_number_in(model, _MODEL.opt.offset + _OPTION.disableflags.offset), _number_in(model, _MODEL.ngeom.offset)),
+        # With one geom that is not the world's, MuJoCo's broad phase has axes to sort the bodies along.
+        (model.ngeom, int(np.flatnonzero(model.geom_bodyid)[0]) + 1),
     )
+
+
+def _number_in(model: mujoco.MjModel, offset: int) -> np.ndarray:
+    """A number of the C structure, [1] int32; changing it changes the model."""
+    return np.ctypeslib.as_array(ctypes.c_int.from_address(model._address + offset)).reshape(1)
 
 
 def _bounding_sphere(model: mujoco.MjModel, geoms: np.ndarray) -> tuple[np.ndarray, float]:

@@ -14,7 +14,7 @@ import ctypes
 import mujoco
 import numpy as np
 
-from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART, PASSING
+from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART
 from vlarl.envs.libero.near import make_near
 from vlarl.envs.libero.structs import c_struct
 
@@ -47,7 +47,6 @@ class Objects:
         """Bodies that can rest."""
         self.first_dof = model.body_dofadr.astype(np.int64)
         self._data = data
-        _let_all_meet_what_passes(model, self.kind[self.geom_body] != FIXED)
         self._near = make_near(model, data)
 
     @property
@@ -59,11 +58,3 @@ class Objects:
             self._near,
         )
 
-
-def _let_all_meet_what_passes(model: mujoco.MjModel, can_move: np.ndarray) -> None:
-    """Lets the geoms [ngeom] that can move meet what passes."""
-    solid = (model.geom_contype > 0) | (model.geom_conaffinity > 0)
-    model.geom_conaffinity[solid & can_move] |= PASSING
-    for body in range(model.nbody):
-        geoms = slice(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
-        model.body_conaffinity[body] = np.bitwise_or.reduce(model.geom_conaffinity[geoms], initial=0)
