@@ -14,7 +14,13 @@ J x are all that is needed; the inverses for position and rotation are those of 
 import numpy as np
 
 from vlarl.envs.libero import library
-from vlarl.envs.libero.contacts import balance_gravity, find_contacts, leave_out_resting, place_bodies
+from vlarl.envs.libero.contacts import (
+    balance_gravity,
+    find_contacts,
+    find_velocities,
+    leave_out_resting,
+    place_bodies,
+)
 from vlarl.envs.libero.library import compiled
 
 SUBSTEPS = 25
@@ -138,7 +144,7 @@ def run_first_half(model, data, qvel, bias, objects, is_last):
     library.make_constraint(model, data)
     library.project_constraint(model, data)
     library.transmission(model, data)
-    library.fwd_velocity(model, data)
+    find_velocities(model, data, objects)
     balance_gravity(sleepers, kind, first_dof, resting, bias, applied)
 
 

@@ -48,6 +48,9 @@ class Objects:
         self.first_dof = model.body_dofadr.astype(np.int64)
         self._data = data
         self._near = make_near(model, data)
+        if model.ngravcomp:
+            raise ValueError("the model compensates gravity, and what is at rest is to lose its mass for a moment")
+        self._masses = model.body_weldid.astype(np.int64), model.body_mass.copy(), model.body_mass
 
     @property
     def arrays(self) -> tuple[object, ...]:
@@ -55,6 +58,6 @@ class Objects:
         return (
             *(self.num_contacts, self.contacts, _LAYOUT, self.geom_body, self.kind),
             *(self.sleepers, self.first_dof, self.resting, self._data.qfrc_applied),
-            self._near,
+            *(self._near, self._masses),
         )
 
