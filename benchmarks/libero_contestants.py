@@ -198,7 +198,7 @@ class BareLoop:
         model = self._simulation.model
         self._scratch = (np.zeros((model.nv, model.nv)), np.zeros((6, model.nv)))
         robot = self._simulation.robot
-        self._objects = (robot.objects.arrays,) if hasattr(robot, "objects") else ()
+        self._objects = (robot.objects,) if hasattr(robot, "objects") else ()
         self._play(self._controls[:1])
         self.begin()
 

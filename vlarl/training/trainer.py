@@ -1,5 +1,6 @@
 """The loop: collect, score, update, publish; then log, validate, save."""
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -101,6 +102,8 @@ class Trainer:
             NonFiniteError: a loss became NaN or infinite; the last good checkpoint is kept.
         """
         self._restarted_before = self.state.restarted_episodes
+        # What is there now lives until the end; looking through it for garbage took 4 % of the driver's time.
+        gc.freeze()
         try:
             self._loop()
         except KeyboardInterrupt:
@@ -108,6 +111,8 @@ class Trainer:
             if not self._updating and self.state.iteration not in self.checkpoints.iterations() and self.history:
                 self.checkpoints.save(self.learner, self.snapshot())
             raise
+        finally:
+            gc.unfreeze()
         return self.state
 
     def _loop(self) -> None:

@@ -3,13 +3,13 @@
 import mujoco
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vlarl.envs.libero.contacts import find_near_contacts
-from vlarl.envs.libero.culling import GAP, support
+from vlarl.envs.libero.contacts import find_near_contacts, place_bodies
+from vlarl.envs.libero.culling import GAP, NUM_BITS, Near, mark_near, support
 from vlarl.envs.libero.near import make_near
-from vlarl.envs.libero.resting import Objects
+from vlarl.envs.libero.resting import make_objects
 
 # A wedge and a lens, whose boxes are much larger than they are.
 ASSETS = """
@@ -41,27 +41,49 @@ class Scene:
         xml = f"<mujoco>{ASSETS}<worldbody>{plane}{arm}{bodies}</worldbody></mujoco>"
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
-        self.objects = Objects(self.model, self.data)
+        self.objects = make_objects(self.model, self.data)
+        self.reference = mujoco.MjData(self.model)
+
+    @property
+    def near(self) -> Near:
+        return self.objects.near
 
     def find(self) -> list[tuple[float, ...]]:
         """Contacts of the present qpos, found among what may touch."""
-        mujoco.mj_kinematics(self.model, self.data)
+        place_bodies(self.model._address, self.data._address, self.near, False)
         mujoco.mj_comPos(self.model, self.data)
-        find_near_contacts(self.model._address, self.data._address, self.objects.arrays, True)
-        return self.contacts()
+        find_near_contacts(self.model._address, self.data._address, self.objects, True)
+        return contacts(self.data)
 
     def find_all(self) -> list[tuple[float, ...]]:
-        mujoco.mj_collision(self.model, self.data)
-        return self.contacts()
+        self.reference.qpos[:] = self.data.qpos
+        mujoco.mj_kinematics(self.model, self.reference)
+        mujoco.mj_comPos(self.model, self.reference)
+        mujoco.mj_collision(self.model, self.reference)
+        return contacts(self.reference)
 
-    def contacts(self) -> list[tuple[float, ...]]:
-        contact = self.data.contact
-        return [(*contact.geom[i], contact.dist[i], *contact.pos[i], *contact.frame[i]) for i in range(self.data.ncon)]
+    def may_meet(self) -> np.ndarray:
+        """Pairs of geoms that MuJoCo is asked about, [ngeom, ngeom] bool, by the masks of geoms and of bodies."""
+        near = self.near
+        near.is_still[:] = False
+        mark_near(self.model._address, self.data._address, near)
+        kinds, partners, body_kinds, body_partners = near.masks
+        by_geom = kinds[:, None] & partners != 0
+        body = self.model.geom_bodyid
+        by_body = (body_kinds[:, None] & body_partners != 0)[np.ix_(body, body)]
+        for mask, own in zip(near.masks, near.own_masks, strict=True):
+            mask[:] = own
+        return (by_geom | by_geom.T) & (by_body | by_body.T) & (body[:, None] != body)
 
     @property
     def num_near(self) -> int:
         """Geoms that MuJoCo was asked about."""
-        return int(self.objects.arrays[-1][7].sum())
+        return int(self.may_meet().any(axis=0).sum())
+
+
+def contacts(data: mujoco.MjData) -> list[tuple[float, ...]]:
+    contact = data.contact
+    return [(*contact.geom[i], contact.dist[i], *contact.pos[i], *contact.frame[i]) for i in range(data.ncon)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -70,6 +92,7 @@ class Scene:
     seed=st.integers(0, 2**16),
     step=st.sampled_from([1e-4, 2e-3, 0.03]),
 )
+@example(chosen=[GEOMS[8], GEOMS[0]], seed=1, step=1e-4)
 def test_the_contacts_are_mujocos_own(chosen, seed, step):
     scene, rng = Scene(tuple(chosen)), np.random.default_rng(seed)
     num_arm = 2
@@ -86,6 +109,35 @@ def test_the_contacts_are_mujocos_own(chosen, seed, step):
         scene.data.qpos[:num_arm] += step
         if turn == 20:
             positions[0, :3] = positions[1, :3]
+
+
+@settings(max_examples=40, deadline=None)
+@given(chosen=st.lists(st.sampled_from(GEOMS), min_size=2, max_size=6), seed=st.integers(0, 2**16))
+def test_only_what_is_near_may_meet(chosen, seed):
+    scene, rng = Scene(tuple(chosen)), np.random.default_rng(seed)
+    positions = scene.data.qpos[2:].reshape(-1, 7)
+    positions[:, :3] = rng.uniform([-0.2, -0.2, 0.0], [0.2, 0.2, 0.25], (len(positions), 3))
+    scene.find()
+    bodies, geom_limits = scene.near.bodies, scene.near.limits[1]
+    expected = np.zeros((scene.model.ngeom,) * 2, dtype=bool)
+    for (a, b), first in zip(bodies.pairs, bodies.first_index, strict=True):
+        members = [bodies.geoms[bodies.ends[body] : bodies.ends[body + 1]] for body in (a, b)]
+        near = np.isneginf(geom_limits[first:][: len(members[0]) * len(members[1])])
+        expected[np.ix_(*members)] = near.reshape(len(members[0]), -1)
+    assert np.array_equal(scene.may_meet(), expected | expected.T)
+
+
+def test_more_near_geoms_than_a_mask_has_bits():
+    # Heaps of three, of which the first one touches both others, far from each other.
+    heaps = NUM_BITS + 3
+    scene = Scene((GEOMS[0],) * (3 * heaps), floor=False)
+    positions = scene.data.qpos[2:].reshape(-1, 7)
+    positions[:, :3] = [(5 + heap, y, 5) for heap in range(heaps) for y in (0, 0.08, -0.08)]
+    assert scene.find() == scene.find_all() and scene.data.ncon == 2 * heaps
+    # As many heaps as fit are found by their bits.
+    positions[3 * (NUM_BITS - 1) :, 2] += np.arange(3 * 4)
+    assert scene.find() == scene.find_all() and scene.data.ncon == 2 * (NUM_BITS - 1)
+    assert scene.num_near == 3 * (NUM_BITS - 1) and scene.model.opt.disableflags == 0
 
 
 def test_nothing_near_is_nothing_searched():
@@ -116,7 +168,7 @@ def test_boxes_overlap_but_a_plane_is_found_between_the_meshes():
     first, second = (scene.model.body(number).geomadr[0] for number in (3, 4))
     distance = mujoco.mj_geomDistance(scene.model, scene.data, first, second, 1.0, None)
     assert np.isclose(distance, 0.04 / np.sqrt(2), atol=1e-6)
-    planes = scene.objects.arrays[-1][6]
+    planes = scene.near.planes
     assert np.isclose(np.linalg.norm(planes[:, :3], axis=1), 1.0).sum() == 1
     # They move and turn together: the plane stays. Then one comes closer until they touch.
     found = planes.copy()
@@ -134,8 +186,8 @@ def test_a_pair_is_looked_at_again_when_it_has_moved_as_far_as_it_was_apart():
     one, other = scene.data.qpos[2:5], scene.data.qpos[9:12]
     one[:], other[:] = (5, 0, 5), (5.2, 0, 5)
     assert scene.find() == []
-    bodies, _, _, _, (_, _, moved), (body_limits, _), _ = scene.objects.arrays[-1][:7]
-    last = np.flatnonzero((bodies[0] == (2, 3)).all(axis=1))[0]
+    moved, body_limits = scene.near.motion[-1], scene.near.limits[0]
+    last = np.flatnonzero((scene.near.bodies.pairs == (2, 3)).all(axis=1))[0]
     # Spheres of 5 cm, 20 cm from each other: 10 cm lie between them.
     assert np.isclose(body_limits[last] - moved[2] - moved[3], 0.1 - GAP, atol=1e-9)
     limit = body_limits[last]
@@ -160,7 +212,7 @@ def test_the_search_recovers_from_numbers_that_are_none():
 
 def test_support_by_hand():
     scene = Scene((GEOMS[4], GEOMS[6]))
-    _, shapes, meshes = scene.objects.arrays[-1][:3]
+    shapes, meshes = scene.near.shapes, scene.near.meshes
     box, lens = (scene.model.body(number).geomadr[0] for number in (3, 4))
     assert np.isclose(support(box, (1.0, 0.0, 0.0), shapes, meshes), 0.05)
     assert np.isclose(support(box, (0.6, 0.0, -0.8), shapes, meshes), 0.6 * 0.05 + 0.8 * 0.03)
@@ -196,22 +248,21 @@ def test_liberos_contacts_are_mujocos_own(stove_slot):
 
     stove_slot.reset(Start(task_id=7, split="train", index=0))
     simulation, rng = stove_slot.simulation, np.random.default_rng(0)
-    model, data = simulation.model, simulation.data
-    near, touched = [], 0
+    model, data, objects = simulation.model, simulation.data, simulation.robot.objects
+    reference, num_bits, touched = mujoco.MjData(model), [], 0
     for turn in range(80):
         # Down, with closing fingers, among the objects.
         action = np.append(rng.uniform(-1, 1, 6), 1.0)
         action[2] = -0.5 if turn < 40 else action[2]
         simulation.step(action)
-        near.append(int(simulation.robot.objects.arrays[-1][7].sum()))
-        mujoco.mj_kinematics(model, data)
-        find_near_contacts(model._address, data._address, simulation.robot.objects.arrays, True)
-        count = data.ncon
-        fields = [np.array(getattr(data.contact, name)[:count]) for name in ("geom", "dist", "pos", "frame")]
-        mujoco.mj_collision(model, data)
-        assert data.ncon == count
-        for name, found in zip(("geom", "dist", "pos", "frame"), fields, strict=True):
-            assert np.array_equal(getattr(data.contact, name)[:count], found), (turn, name)
-        touched = max(touched, count)
-    solid = ((model.geom_contype | model.geom_conaffinity) > 0).sum()
-    assert touched > 10 and np.mean(near) < solid / 3
+        place_bodies(model._address, data._address, objects.near, False)
+        find_near_contacts(model._address, data._address, objects, True)
+        reference.qpos[:] = data.qpos
+        mujoco.mj_kinematics(model, reference)
+        mujoco.mj_collision(model, reference)
+        assert contacts(data) == contacts(reference), turn
+        touched = max(touched, data.ncon)
+        num_bits.append(mark_near(model._address, data._address, objects.near))
+        for mask, own in zip(objects.near.masks, objects.near.own_masks, strict=True):
+            mask[:] = own
+    assert touched > 10 and max(num_bits) < NUM_BITS and np.mean(num_bits) < NUM_BITS / 2

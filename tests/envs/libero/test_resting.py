@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vlarl.envs.libero.compiled import run_first_half
-from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART, REST_SUBSTEPS, leave_out_resting
-from vlarl.envs.libero.resting import Objects
+from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART, REST_SUBSTEPS, find_velocities, leave_out_resting
+from vlarl.envs.libero.resting import make_objects
 
 # Two stacked boxes and a ball on the floor; a slider that can push the lower box.
 SCENE = """
@@ -31,16 +31,16 @@ class Stepper:
     def __init__(self, can_rest: bool = True) -> None:
         self.model = mujoco.MjModel.from_xml_string(SCENE)
         self.data = mujoco.MjData(self.model)
-        self.objects = Objects(self.model, self.data)
+        self.objects = make_objects(self.model, self.data)
         if not can_rest:
-            self.objects.sleepers = self.objects.sleepers[:0]
+            self.objects = self.objects._replace(sleepers=self.objects.sleepers[:0])
 
     def run(self, substeps: int, force: float = 0.0, finds_all: bool | None = None) -> None:
         """`finds_all` None: contacts are complete in the last substep."""
         for substep in range(substeps):
-            data, arrays = self.data, self.objects.arrays
+            data = self.data
             finds = substep == substeps - 1 if finds_all is None else finds_all
-            run_first_half(self.model._address, data._address, data.qvel, data.qfrc_bias, arrays, finds)
+            run_first_half(self.model._address, data._address, data.qvel, data.qfrc_bias, self.objects, finds)
             data.ctrl[0] = force
             mujoco.mj_step2(self.model, data)
 
@@ -158,9 +158,35 @@ def test_not_a_number_does_not_rest():
     stepper = Stepper()
     stepper.run(700)
     stepper.data.qvel[stepper.model.body("ball").dofadr[0]] = np.nan
-    arrays = stepper.objects.arrays
-    leave_out_resting(*arrays[:8], stepper.data.qvel)
+    leave_out_resting(stepper.objects, stepper.data.qvel)
     assert stepper.objects.resting[stepper.model.body("ball").id] == 0
+
+
+def test_drag_is_left_out_only_where_it_is_zero():
+    sparing = Stepper()
+    sparing.model.opt.density, sparing.model.opt.viscosity = 1.2, 2e-5
+    masses = sparing.model.body_mass.copy()
+    whole = mujoco.MjData(sparing.model)
+    for force in [0.0] * 700 + [8.0] * 300:
+        sparing.run(1, force)
+        for field in ("qpos", "qvel"):
+            getattr(whole, field)[:] = getattr(sparing.data, field)
+        mujoco.mj_fwdPosition(sparing.model, whole)
+        mujoco.mj_fwdPosition(sparing.model, sparing.data)
+        mujoco.mj_fwdVelocity(sparing.model, whole)
+        find_velocities(sparing.model._address, sparing.data._address, sparing.objects)
+        assert np.array_equal(whole.qfrc_passive, sparing.data.qfrc_passive)
+        if sparing.data.time < 1.45:
+            continue
+        # The pusher is on its way, and drags the air.
+        assert whole.qfrc_fluid[sparing.model.joint("push").dofadr[0]] < 0
+    assert np.array_equal(sparing.model.body_mass, masses)
+
+
+def test_a_model_without_gravity_for_some_is_refused():
+    model = mujoco.MjModel.from_xml_string(SCENE.replace('name="low"', 'name="low" gravcomp="1"'))
+    with pytest.raises(ValueError, match="compensates gravity"):
+        make_objects(model, mujoco.MjData(model))
 
 
 @pytest.mark.libero
@@ -172,16 +198,15 @@ def test_libero_moves_alike_with_and_without_resting(stove_slot):
         stove_slot.reset(Start(task_id=7, split="train", index=0))
         simulation = stove_slot.simulation
         objects = simulation.robot.objects
-        free = objects.sleepers
         if not can_rest:
             objects.resting[:] = 0
-            objects.sleepers = free[:0]
+            simulation.robot.objects = objects._replace(sleepers=objects.sleepers[:0])
         rows = []
         for action in np.random.default_rng(0).uniform(-1, 1, (60, 7)):
             simulation.step(action)
             rows.append(simulation.data.qpos.copy())
         resting += int((objects.resting == REST_SUBSTEPS).sum())
-        objects.sleepers = free
+        simulation.robot.objects = objects
         trajectories.append(np.array(rows))
     assert resting >= 3
     assert np.abs(trajectories[0] - trajectories[1]).max() < 1e-6

@@ -21,7 +21,7 @@ from vlarl.envs.libero.contacts import (
     leave_out_resting,
     place_bodies,
 )
-from vlarl.envs.libero.library import compiled
+from vlarl.envs.libero.library import compiled, compiled_bare
 
 SUBSTEPS = 25
 """Physics steps of 2 ms per env step: control at 20 Hz."""
@@ -38,7 +38,7 @@ NULLSPACE_KP = 10.0
 NULLSPACE_KD = 2.0 * np.sqrt(NULLSPACE_KP)
 
 
-@compiled
+@compiled_bare
 def _factorise(matrix, size):
     """Cholesky factor of the lower triangle, in place; the diagonal holds the inverses of the factor's."""
     for i in range(size):
@@ -49,7 +49,7 @@ def _factorise(matrix, size):
             matrix[i, j] = 1.0 / np.sqrt(total) if i == j else total * matrix[j, j]
 
 
-@compiled
+@compiled_bare
 def _solve(factor, x):
     """Solves L L^T x = x in place, with what _factorise left."""
     size = len(x)
@@ -123,29 +123,28 @@ def write_torques(goal_pos, goal_ori, pos, rot, jac, mass, joints, velocities, d
             torques[i] += mass[i, k] * posture[k]
 
 
-@compiled
+@compiled_bare
 def run_first_half(model, data, qvel, bias, objects, is_last):
-    """mj_step1 without the objects at rest: everything up to the controls; `objects` is Objects.arrays.
+    """mj_step1 without the objects at rest: everything up to the controls; `objects` is contacts.Objects.
 
     Contacts are complete, and cameras and lights placed, if `is_last`, for whoever looks then; the motion is the same
     to the bit if not.
     """
-    num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, applied = objects[:9]
     library.check_pos(model, data)
     library.check_vel(model, data)
-    place_bodies(model, data, objects, is_last)
+    place_bodies(model, data, objects.near, is_last)
     library.com_pos(model, data)
     if is_last:
         library.camlight(model, data)
     library.crb(model, data)
     library.factor_m(model, data)
     find_contacts(model, data, objects, is_last)
-    leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, qvel)
+    leave_out_resting(objects, qvel)
     library.make_constraint(model, data)
     library.project_constraint(model, data)
     library.transmission(model, data)
     find_velocities(model, data, objects)
-    balance_gravity(sleepers, kind, first_dof, resting, bias, applied)
+    balance_gravity(objects, bias)
 
 
 @compiled
@@ -167,7 +166,7 @@ def _rotate(axis_angle, rotation):
     return matrix @ rotation
 
 
-@compiled
+@compiled_bare
 def _read_arm(qpos, qvel, site_xpos, site_xmat, qm, mass_index, jac_pos, jac_rot, site, qpos_index, dof_index, arm):
     """Copies the arm's part of MuJoCo's present arrays into `arm`."""
     pos, rot, jac, mass, joints, velocities = arm

@@ -2,11 +2,14 @@
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # Compiled functions get their types from the call; what each takes is said there.
+from typing import NamedTuple
+
 import mujoco
+import numpy as np
 
 from vlarl.envs.libero import library
-from vlarl.envs.libero.culling import NUM_BITS, mark_near
-from vlarl.envs.libero.library import compiled
+from vlarl.envs.libero.culling import NUM_BITS, Near, mark_near
+from vlarl.envs.libero.library import compiled_bare
 
 SPEED_LIMIT = 1e-8
 """Metres and radians per second."""
@@ -24,22 +27,53 @@ CONTACTS_DISABLED = int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
 MIDPHASE_DISABLED = int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
 
 
-@compiled
-def leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers, first_dof, resting, qvel):
+class Objects(NamedTuple):
+    """Which objects, and which parts of fixtures, of one MjData are at rest; resting.make_objects makes it."""
+
+    num_contacts: np.ndarray
+    """[1] int32, the data's ncon."""
+    contacts: np.ndarray
+    """int32, the data's contacts as words."""
+    layout: tuple[int, int, int]
+    """A contact's size and the places of its two geoms and of its exclusion, in words."""
+    geom_body: np.ndarray
+    """[ngeom] int64, body that it is welded to."""
+    kind: np.ndarray
+    """[nbody] int64, FIXED and so on."""
+    sleepers: np.ndarray
+    """int64, bodies that can rest."""
+    first_dof: np.ndarray
+    """[nbody] int64."""
+    resting: np.ndarray
+    """[nbody] int64, substeps for which an object has been at rest, at most REST_SUBSTEPS."""
+    applied: np.ndarray
+    """The data's qfrc_applied."""
+    welds: np.ndarray
+    """[nbody] int64, body that it is welded to."""
+    masses: np.ndarray
+    """The model's body_mass; changing it changes the model."""
+    own_masses: np.ndarray
+    """Those of the scene."""
+    near: Near
+
+
+@compiled_bare
+def leave_out_resting(objects, qvel):
     """To be called after the collisions: updates `resting` and takes contacts of objects at rest from the solver."""
-    stride, geom, exclude = layout
-    for body in sleepers:
-        is_slow = True
-        for i in range(first_dof[body], first_dof[body] + (6 if kind[body] == FREE else 1)):
+    kind, resting, contacts = objects.kind, objects.resting, objects.contacts
+    stride, geom, exclude = objects.layout
+    for body in objects.sleepers:
+        first, is_slow = objects.first_dof[body], True
+        for i in range(first, first + (6 if kind[body] == FREE else 1)):
             # Written so that NaN counts as motion.
             is_slow = is_slow and abs(qvel[i]) < SPEED_LIMIT
         resting[body] = min(resting[body] + 1, REST_SUBSTEPS) if is_slow else 0
     has_changed = True
     while has_changed:
         has_changed = False
-        for contact in range(num_contacts[0]):
-            first = geom_body[contacts[contact * stride + geom]]
-            second = geom_body[contacts[contact * stride + geom + 1]]
+        for contact in range(objects.num_contacts[0]):
+            first = objects.geom_body[contacts[contact * stride + geom]]
+            second = objects.geom_body[contacts[contact * stride + geom + 1]]
             # Nothing has been at rest for longer than what it touches.
             for body, other in ((first, second), (second, first)):
                 if kind[body] == FREE and kind[other] != FIXED:
@@ -49,105 +83,133 @@ def leave_out_resting(num_contacts, contacts, layout, geom_body, kind, sleepers,
                         has_changed = True
                 elif kind[body] == PART:
                     resting[body] = 0
-    for contact in range(num_contacts[0]):
-        first = geom_body[contacts[contact * stride + geom]]
-        second = geom_body[contacts[contact * stride + geom + 1]]
-        if _is_still(kind, resting, first) and _is_still(kind, resting, second):
+    for contact in range(objects.num_contacts[0]):
+        first = objects.geom_body[contacts[contact * stride + geom]]
+        second = objects.geom_body[contacts[contact * stride + geom + 1]]
+        if _is_still(objects, first) and _is_still(objects, second):
             contacts[contact * stride + exclude] = 1
-    for body in sleepers:
+    for body in objects.sleepers:
         if kind[body] == FREE and resting[body] == REST_SUBSTEPS:
-            qvel[first_dof[body] : first_dof[body] + 6] = 0.0
+            qvel[objects.first_dof[body] : objects.first_dof[body] + 6] = 0.0
 
 
-@compiled
-def _is_still(kind, resting, body):
-    return kind[body] == FIXED or (kind[body] == FREE and resting[body] == REST_SUBSTEPS)
+@compiled_bare
+def _is_still(objects, body):
+    kind = objects.kind[body]
+    return kind == FIXED or (kind == FREE and objects.resting[body] == REST_SUBSTEPS)
 
 
-@compiled
+@compiled_bare
 def find_velocities(model, data, objects):
     """mj_fwdVelocity, spared the drag of the air on what stands still, which is zero: a tenth of the physics."""
-    kind, resting, (welds, own, mass) = objects[4], objects[7], objects[10]
-    for body, weld in enumerate(welds):
-        if _is_still(kind, resting, weld):
+    for body, weld in enumerate(objects.welds):
+        if _is_still(objects, weld):
             # MuJoCo looks for drag on what has mass.
-            mass[body] = 0.0
+            objects.masses[body] = 0.0
     library.fwd_velocity(model, data)
-    for body in range(len(mass)):
-        mass[body] = own[body]
+    for body in range(len(objects.welds)):
+        objects.masses[body] = objects.own_masses[body]
 
 
-@compiled
-def balance_gravity(sleepers, kind, first_dof, resting, bias, applied):
+@compiled_bare
+def balance_gravity(objects, bias):
     """To be called after the velocities: the applied force of objects at rest is their bias force, of others zero."""
-    for body in sleepers:
-        if kind[body] != FREE:
+    for body in objects.sleepers:
+        if objects.kind[body] != FREE:
             continue
-        for i in range(first_dof[body], first_dof[body] + 6):
-            applied[i] = bias[i] if resting[body] == REST_SUBSTEPS else 0.0
+        for i in range(objects.first_dof[body], objects.first_dof[body] + 6):
+            objects.applied[i] = bias[i] if objects.resting[body] == REST_SUBSTEPS else 0.0
 
 
-@compiled
-def place_bodies(model, data, objects, places_all):
-    """mj_kinematics; unless it is to place all, without the geoms: find_contacts places those that may touch."""
-    (_, num_geoms), nums = objects[9][11:]
+@compiled_bare
+def place_bodies(model, data, near, places_all):
+    """mj_kinematics; unless it is to place all, without the geoms: mark_near places those that may touch."""
     if not places_all:
-        num_geoms[0] = nums[1]
+        near.num_geoms[0] = near.few_geoms
     library.kinematics(model, data)
-    num_geoms[0] = nums[0]
+    near.num_geoms[0] = near.all_geoms
 
 
-@compiled
+@compiled_bare
 def find_near_contacts(model, data, objects, finds_all):
     """mj_collision, spared what cannot touch and, unless it is to find all, what is at rest or fixed among itself.
 
     Returns whether it has found all.
     """
-    kind, resting, near = objects[4], objects[7], objects[9]
-    bodies, placement, shapes, meshes, poses, motion, limits, planes, is_still, own, masks, switches, nums = near
-    disabled, num_geoms = switches
-    for body, weld in enumerate(bodies[5]):
-        is_still[body] = not finds_all and (kind[weld] == FIXED or resting[weld] == REST_SUBSTEPS)
-    num_bits = mark_near(
-        model, data, is_still, bodies, placement, shapes, meshes, poses, motion, limits, planes, masks
-    )
-    is_full = num_bits > NUM_BITS
-    # What mj_collision leaves when nothing touches; the boxes around geoms would tell what is known already.
-    spared = CONTACTS_DISABLED if num_bits == 0 else 0 if is_full else MIDPHASE_DISABLED
-    if is_full:
-        _write_masks(own, masks)
-    else:
-        num_geoms[0] = nums[1]
-    disabled[0] |= spared
+    near = objects.near
+    for body, weld in enumerate(near.bodies.welds):
+        near.is_still[body] = not finds_all and (objects.kind[weld] == FIXED or objects.resting[weld] == REST_SUBSTEPS)
+    num_bits = mark_near(model, data, near)
+    spared = MIDPHASE_DISABLED
+    if num_bits == 0:
+        # What mj_collision leaves when nothing touches.
+        spared = CONTACTS_DISABLED
+    elif num_bits > NUM_BITS:
+        # MuJoCo's own search of everything.
+        spared, finds_all = 0, True
+        _write_masks(near)
+    near.disabled[0] |= spared
+    near.num_geoms[0] = near.few_geoms
     library.collision(model, data)
-    disabled[0] ^= spared
-    num_geoms[0] = nums[0]
-    _write_masks(own, masks)
-    return finds_all or is_full
+    near.num_geoms[0] = near.all_geoms
+    near.disabled[0] ^= spared
+    _write_masks(near)
+    _sort_contacts(objects)
+    return finds_all
 
 
-@compiled
-def _write_masks(values, masks):
-    # A loop: numba takes two seconds longer to compile an assignment to a slice.
-    for value, mask in ((values[0], masks[0]), (values[1], masks[1]), (values[2], masks[2]), (values[3], masks[3])):
-        for index in range(len(mask)):
-            mask[index] = value[index]
+@compiled_bare
+def _sort_contacts(objects):
+    """Sorts the contacts of each two bodies as MuJoCo does where it compares boxes first: by the numbers of the geoms.
+
+    Their order decides in which order forces are added, and with it the last bits.
+    """
+    contacts, (stride, geom, _) = objects.contacts, objects.layout
+    for contact in range(1, objects.num_contacts[0]):
+        later = contact * stride
+        while later > 0 and _is_before(later + geom, later - stride + geom, contacts, objects.near.geom_body):
+            for word in range(later, later + stride):
+                contacts[word], contacts[word - stride] = contacts[word - stride], contacts[word]
+            later -= stride
 
 
-@compiled
+@compiled_bare
+def _is_before(one, other, contacts, geom_body):
+    """Whether the geoms at word `one` are of the same bodies as those at `other` and come before them."""
+    a, b, c, d = contacts[one], contacts[one + 1], contacts[other], contacts[other + 1]
+    if a > c or (a == c and b >= d):
+        return False
+    bodies, others = (geom_body[a], geom_body[b]), (geom_body[c], geom_body[d])
+    return bodies == others or bodies == (others[1], others[0])
+
+
+@compiled_bare
+def _write_masks(near):
+    """Puts the scene's own collision masks into the model."""
+    kinds, partners, body_kinds, body_partners = near.masks
+    own_kinds, own_partners, own_body_kinds, own_body_partners = near.own_masks
+    # Loops: numba takes two seconds longer to compile an assignment to a slice.
+    for geom in range(near.all_geoms):
+        kinds[geom], partners[geom] = own_kinds[geom], own_partners[geom]
+    for body in range(len(body_kinds)):
+        body_kinds[body], body_partners[body] = own_body_kinds[body], own_body_partners[body]
+
+
+@compiled_bare
 def find_contacts(model, data, objects, finds_all):
     """Finds all contacts, or those of what moves; all, too, when that touches what rests.
 
     More than half of a substep went into finding contacts, or that there are none.
     """
-    num_contacts, contacts, (stride, geom, _), geom_body, _, _, _, resting, _, _, _ = objects
+    stride, geom, _ = objects.layout
     # One call in a loop: with True and with False written out, all of it would be compiled twice.
     while True:
         finds_all |= find_near_contacts(model, data, objects, finds_all)
         if finds_all:
             return
-        for contact in range(num_contacts[0]):
+        for contact in range(objects.num_contacts[0]):
             for side in range(2):
-                finds_all |= resting[geom_body[contacts[contact * stride + geom + side]]] == REST_SUBSTEPS
+                body = objects.geom_body[objects.contacts[contact * stride + geom + side]]
+                finds_all |= objects.resting[body] == REST_SUBSTEPS
         if not finds_all:
             return

@@ -14,10 +14,12 @@ when the plane was found, plus the turn of n since then times the shape's radius
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # Compiled functions get their types from the call; what each takes is said there.
+from typing import NamedTuple
+
 import numpy as np
 
 from vlarl.envs.libero import library
-from vlarl.envs.libero.library import compiled
+from vlarl.envs.libero.library import compiled_bare
 
 GAP = 1e-5
 """Metres that must lie between two geoms, beyond their contact margins, before they count as apart; MuJoCo's search is
@@ -43,7 +45,69 @@ NORMAL, SUPPORT, OPPOSITE, OTHER_SUPPORT, WAIT = 0, 3, 4, 7, 8
 frame when it was found, the other's support against it then, and the substeps until it may be looked for again."""
 
 
-@compiled
+class Bodies(NamedTuple):
+    """The B bodies that can touch others: their geoms, and the P pairs that can meet."""
+
+    pairs: np.ndarray
+    """[P, 2] int64 bodies."""
+    first_index: np.ndarray
+    """[P] int64, number of a pair's first pair of geoms."""
+    ends: np.ndarray
+    """[B + 1] int64, where each body's geoms begin in `geoms`, and where the last one's end."""
+    geoms: np.ndarray
+    """int64, numbers in the model."""
+    numbers: np.ndarray
+    """[B] int64 in the model."""
+    welds: np.ndarray
+    """[B] int64, body that it is welded to."""
+    centres: np.ndarray
+    """[B, 3] of a sphere around its geoms, in the body's frame."""
+    radii: np.ndarray
+    """[B] of that sphere, metres."""
+    plane_of_pair: np.ndarray
+    """int32, of each pair of geoms, -1 for none."""
+
+
+class Near(NamedTuple):
+    """What is known of one MjData; near.make_near makes it. The arrays of the model change it."""
+
+    bodies: Bodies
+    placement: tuple[np.ndarray, ...]
+    """The model's geom_pos, geom_quat and geom_sameframe."""
+    shapes: np.ndarray
+    """[ngeom, 8]: type, bounding radius, box."""
+    meshes: tuple[np.ndarray, ...]
+    """First vertex and number of vertices, [ngeom] each, and all vertices."""
+    geom_body: np.ndarray
+    """[ngeom] int64."""
+    poses: tuple[np.ndarray, ...]
+    """The data's xpos, xmat, geom_xpos and geom_xmat."""
+    motion: tuple[np.ndarray, ...]
+    """Of the bodies: last positions, frames and centres, and how far each has moved since the start, metres."""
+    limits: tuple[np.ndarray, np.ndarray]
+    """How far a pair of bodies, and of geoms, must have moved before it is looked at again; -inf: it is near."""
+    planes: np.ndarray
+    """[planes, 9], see NORMAL."""
+    segment: np.ndarray
+    """[6] scratch."""
+    gap: float
+    """GAP and the contact margins, metres."""
+    is_still: np.ndarray
+    """[B] bool: two of them are not to be looked at."""
+    masks: tuple[np.ndarray, ...]
+    """The model's geom_contype, geom_conaffinity, body_contype and body_conaffinity."""
+    own_masks: tuple[np.ndarray, ...]
+    """Those of the scene."""
+    disabled: np.ndarray
+    """[1] int32, the model's disableflags."""
+    num_geoms: np.ndarray
+    """[1] int32, the model's ngeom."""
+    all_geoms: int
+    few_geoms: int
+    """Up to the first one that is not the world's: MuJoCo's broad phase needs one."""
+
+
+@compiled_bare
 def support(geom, direction, shapes, meshes):
     """How far a geom extends from its position along a direction in its own frame; an upper bound, meshes exact."""
     if shapes[geom, TYPE] != MESH:
@@ -56,7 +120,7 @@ def support(geom, direction, shapes, meshes):
     return longest
 
 
-@compiled
+@compiled_bare
 def _box_support(geom, direction, shapes):
     """How far a geom's box extends from the geom's position along a direction in its own frame."""
     x, y, z = direction
@@ -64,7 +128,7 @@ def _box_support(geom, direction, shapes):
     return _dot(_three(shapes, geom, CENTRE), direction) + extent
 
 
-@compiled
+@compiled_bare
 def _difference(one, other, positions):
     return (
         positions[other, 0] - positions[one, 0],
@@ -73,12 +137,12 @@ def _difference(one, other, positions):
     )
 
 
-@compiled
+@compiled_bare
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@compiled
+@compiled_bare
 def _multiply(frames, index, vector, down, across):
     """A rotation [9] times a vector: `down` entries from row to row and `across` from column to column."""
     x, y, z = vector
@@ -89,24 +153,24 @@ def _multiply(frames, index, vector, down, across):
     )
 
 
-@compiled
+@compiled_bare
 def _into(frames, index, vector):
     """A vector of the world in the axes of a frame [9]."""
     return _multiply(frames, index, vector, 1, 3)
 
 
-@compiled
+@compiled_bare
 def _out_of(frames, index, vector):
     """A vector of a frame [9] in the world's axes."""
     return _multiply(frames, index, vector, 3, 1)
 
 
-@compiled
+@compiled_bare
 def _three(array, index, first=0):
     return array[index, first], array[index, first + 1], array[index, first + 2]
 
 
-@compiled
+@compiled_bare
 def _box_clearance(one, other, offset, frames, shapes):
     """How far the best face of two oriented boxes keeps the geoms, `offset` from each other, apart."""
     clearance = -np.inf
@@ -126,7 +190,7 @@ def _box_clearance(one, other, offset, frames, shapes):
     return clearance
 
 
-@compiled
+@compiled_bare
 def _plane_clearance(one, other, plane, offset, frames, shapes, planes):
     """How far that plane keeps the two geoms apart; one that was never found is zero."""
     normal = _out_of(frames, one, _three(planes, plane, NORMAL))
@@ -139,9 +203,10 @@ def _plane_clearance(one, other, plane, offset, frames, shapes, planes):
     return _dot(normal, offset) - planes[plane, SUPPORT] - extent
 
 
-@compiled
-def _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, segment):
-    """Looks for a plane between two geoms; whether one was found. `segment` [6] is scratch."""
+@compiled_bare
+def _find_plane(model, data, one, other, plane, near):
+    """Looks for a plane between two geoms; whether one was found."""
+    segment, planes, (_, _, _, frames) = near.segment, near.planes, near.poses
     # The lower type first: MuJoCo 3.3.2 turns the segment round otherwise.
     distance = library.geom_distance(model, data, other, one, MAX_DISTANCE, segment.ctypes.data)
     if not GAP < distance < MAX_DISTANCE:
@@ -154,14 +219,15 @@ def _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, 
     inner, opposite = _into(frames, one, normal), _into(frames, other, normal)
     for i in range(3):
         planes[plane, NORMAL + i], planes[plane, OPPOSITE + i] = inner[i], opposite[i]
-    planes[plane, SUPPORT] = support(one, inner, shapes, meshes)
-    planes[plane, OTHER_SUPPORT] = support(other, (-opposite[0], -opposite[1], -opposite[2]), shapes, meshes)
+    planes[plane, SUPPORT] = support(one, inner, near.shapes, near.meshes)
+    planes[plane, OTHER_SUPPORT] = support(other, (-opposite[0], -opposite[1], -opposite[2]), near.shapes, near.meshes)
     return True
 
 
-@compiled
-def _clearance(model, data, one, other, plane, positions, frames, shapes, meshes, planes, segment):
+@compiled_bare
+def _clearance(model, data, one, other, plane, near):
     """A lower bound of the distance between two geoms, in metres; not above GAP if they may touch."""
+    shapes, planes, (_, _, positions, frames) = near.shapes, near.planes, near.poses
     if shapes[one, TYPE] < shapes[other, TYPE]:
         # The first one's support is exact, and the other's if it is a box.
         one, other = other, one
@@ -183,61 +249,60 @@ def _clearance(model, data, one, other, plane, positions, frames, shapes, meshes
         planes[plane, WAIT] -= 1
         return 0.0
     planes[plane, WAIT] = PATIENCE
-    if _find_plane(model, data, one, other, plane, frames, shapes, meshes, planes, segment):
+    if _find_plane(model, data, one, other, plane, near):
         return _plane_clearance(one, other, plane, offset, frames, shapes, planes)
     return 0.0
 
 
-@compiled
-def _follow(data, bodies, placement, poses, motion):
-    """Adds to `moved` [B] how far any point of a body can have moved since the last call, and places its geoms."""
-    ends, geoms, numbers, local_centres, body_radius = bodies[2], bodies[3], bodies[4], bodies[6], bodies[7]
-    last_positions, last_frames, centres, moved = motion
-    body_positions, body_frames, _, _ = poses
-    for body, number in enumerate(numbers):
+@compiled_bare
+def _follow(data, near):
+    """Adds to `moved` how far any point of a body can have moved since the last call, and places its geoms."""
+    bodies, (last_positions, last_frames, centres, moved) = near.bodies, near.motion
+    positions, frames, _, _ = near.poses
+    for body, number in enumerate(bodies.numbers):
         has_moved, turn = False, 0.0
         for i in range(3):
-            has_moved |= body_positions[number, i] != last_positions[body, i]
-            last_positions[body, i] = body_positions[number, i]
+            has_moved |= positions[number, i] != last_positions[body, i]
+            last_positions[body, i] = positions[number, i]
         for i in range(9):
-            turn += (body_frames[number, i] - last_frames[body, i]) ** 2
-            last_frames[body, i] = body_frames[number, i]
+            turn += (frames[number, i] - last_frames[body, i]) ** 2
+            last_frames[body, i] = frames[number, i]
         # Written so that NaN counts as motion.
         if not has_moved and turn == 0.0:
             continue
-        _place_geoms(data, number, geoms[ends[body] : ends[body + 1]], placement, poses)
-        turned, shift = _out_of(body_frames, number, _three(local_centres, body)), 0.0
+        for row in range(bodies.ends[body], bodies.ends[body + 1]):
+            _place_geom(data, number, bodies.geoms[row], near)
+        turned, shift = _out_of(frames, number, _three(bodies.centres, body)), 0.0
         for i in range(3):
-            centre = body_positions[number, i] + turned[i]
+            centre = positions[number, i] + turned[i]
             shift += (centre - centres[body, i]) ** 2
             centres[body, i] = centre
         length = np.sqrt(shift)
         # A plane's radius is infinite, but it does not turn.
         if turn != 0.0:
-            length += body_radius[body] * np.sqrt(turn)
+            length += bodies.radii[body] * np.sqrt(turn)
         # Not a number counts as far: everything is looked at again, here and when the numbers are back.
         moved[body] += length if length < MAX_MOTION else MAX_MOTION
 
 
-@compiled
-def _place_geoms(data, body, geoms, placement, poses):
+@compiled_bare
+def _place_geom(data, body, geom, near):
     """As mj_kinematics does for all geoms."""
-    local_positions, local_quaternions, same_frame = placement
-    _, _, positions, frames = poses
-    for geom in geoms:
-        library.local_to_global(
-            data, positions[geom].ctypes.data, frames[geom].ctypes.data,
-            local_positions[geom].ctypes.data, local_quaternions[geom].ctypes.data, body, same_frame[geom],
-        )  # fmt: skip
+    local_positions, local_quaternions, same_frame = near.placement
+    _, _, positions, frames = near.poses
+    library.local_to_global(
+        *(data, positions[geom].ctypes.data, frames[geom].ctypes.data),
+        *(local_positions[geom].ctypes.data, local_quaternions[geom].ctypes.data, body, same_frame[geom]),
+    )
 
 
-@compiled
-def _let_meet(one, other, geom_body, masks, num_bits):
+@compiled_bare
+def _let_meet(one, other, near, num_bits):
     """Lets two geoms meet; returns how many bits of the masks are in use.
 
     A bit stands for a geom and all that are near it, so that nobody else can meet.
     """
-    kinds, partners, body_kinds, body_partners = masks
+    kinds, partners, body_kinds, body_partners = near.masks
     if kinds[one] == 0:
         if kinds[other] != 0:
             one, other = other, one
@@ -245,53 +310,47 @@ def _let_meet(one, other, geom_body, masks, num_bits):
             kinds[one] = 1 << num_bits
             num_bits += 1
     partners[other] |= kinds[one]
-    body_kinds[geom_body[one]] |= kinds[one]
-    body_partners[geom_body[other]] |= kinds[one]
+    body_kinds[near.geom_body[one]] |= kinds[one]
+    body_partners[near.geom_body[other]] |= kinds[one]
     return num_bits
 
 
-@compiled
-def mark_near(model, data, is_still, bodies, placement, shapes, meshes, poses, motion, limits, planes, masks):
-    """Sets the collision masks so that only those geoms meet that may touch, unless both are still.
+@compiled_bare
+def mark_near(model, data, near):
+    """Sets the collision masks so that only those geoms meet that may touch, unless their bodies are both still.
 
-    `is_still` [B] says it of the bodies; the other arrays are those of near.make_near. Returns how many bits that takes,
-    0 if nothing may touch; more than NUM_BITS are not in the masks.
+    Returns how many bits that takes, 0 if nothing may touch; more than NUM_BITS are not in the masks.
     """
-    pairs, first_index, ends, geoms, numbers, _, _, body_radius, plane_of_pair, segment, geom_body, (gap,) = bodies
-    body_limits, geom_limits = limits
-    _, _, positions, frames = poses
-    _, _, centres, moved = motion
-    kinds, partners, body_kinds, body_partners = masks
-    _follow(data, bodies, placement, poses, motion)
-    for geom in geoms:
+    bodies, (body_limits, geom_limits), (_, _, centres, moved) = near.bodies, near.limits, near.motion
+    kinds, partners, body_kinds, body_partners = near.masks
+    _follow(data, near)
+    for geom in bodies.geoms:
         kinds[geom] = partners[geom] = 0
-    for number in numbers:
+    for number in bodies.numbers:
         body_kinds[number] = body_partners[number] = 0
     num_bits = 0
-    for pair in range(len(pairs)):
-        a, b = pairs[pair, 0], pairs[pair, 1]
+    for pair in range(len(bodies.pairs)):
+        a, b = bodies.pairs[pair, 0], bodies.pairs[pair, 1]
         motions = moved[a] + moved[b]
-        if motions < body_limits[pair] or (is_still[a] and is_still[b]):
+        if motions < body_limits[pair] or (near.is_still[a] and near.is_still[b]):
             continue
         offset = _difference(a, b, centres)
-        clearance = np.sqrt(_dot(offset, offset)) - body_radius[a] - body_radius[b] - gap
+        clearance = np.sqrt(_dot(offset, offset)) - bodies.radii[a] - bodies.radii[b] - near.gap
         if clearance > CLOSE:
             body_limits[pair] = motions + clearance
             continue
-        lowest, index = np.inf, first_index[pair]
-        for row in range(ends[a], ends[a + 1]):
-            one = geoms[row]
-            for column in range(ends[b], ends[b + 1]):
+        lowest, index = np.inf, bodies.first_index[pair]
+        for row in range(bodies.ends[a], bodies.ends[a + 1]):
+            one = bodies.geoms[row]
+            for column in range(bodies.ends[b], bodies.ends[b + 1]):
                 if not motions < geom_limits[index]:
-                    other, plane = geoms[column], plane_of_pair[index]
-                    clearance = _clearance(
-                        model, data, one, other, plane, positions, frames, shapes, meshes, planes, segment
-                    )
-                    if clearance > gap:
-                        geom_limits[index] = motions + clearance - gap
+                    other = bodies.geoms[column]
+                    clearance = _clearance(model, data, one, other, bodies.plane_of_pair[index], near)
+                    if clearance > near.gap:
+                        geom_limits[index] = motions + clearance - near.gap
                     else:
                         geom_limits[index] = -np.inf
-                        num_bits = _let_meet(one, other, geom_body, masks, num_bits)
+                        num_bits = _let_meet(one, other, near, num_bits)
                 lowest = min(lowest, geom_limits[index])
                 index += 1
         body_limits[pair] = lowest

@@ -24,6 +24,8 @@ keep_machine_code()
 _POINTER = types.uintp
 compiled = numba.njit(cache=True, nogil=True)
 """Decorator of the compiled functions."""
+compiled_bare = numba.njit(cache=True, nogil=True, _nrt=False)
+"""The same for functions that make no arrays; counting references to those given took a quarter of the time."""
 
 
 def _stage(name: str) -> types.ExternalFunction:

@@ -5,7 +5,7 @@ import ctypes
 import mujoco
 import numpy as np
 
-from vlarl.envs.libero.culling import GAP, MESH, PLANE
+from vlarl.envs.libero.culling import GAP, MESH, PLANE, Bodies, Near
 from vlarl.envs.libero.structs import c_struct
 
 FIRST_CONVEX = int(mujoco.mjtGeom.mjGEOM_ELLIPSOID)
@@ -15,8 +15,8 @@ _OPTION = c_struct("mjOption")
 _UNKNOWN_TYPES = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)
 
 
-def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
-    """The arrays of one MjData that compiled functions take; B bodies have geoms that can touch, P pairs can meet.
+def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> Near:
+    """What compiled functions take of one MjData.
 
     Raises:
         ValueError: the model has contacts that the search does not know: explicit pairs, flexes, fields.
@@ -26,33 +26,52 @@ def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[object, ...]:
         raise ValueError("the model has contact pairs or flexes")
     if np.isin(model.geom_type[solid], _UNKNOWN_TYPES).any():
         raise ValueError("the model has height fields or signed distance fields")
+    bodies, can_meet = _find_bodies(model, solid)
+    num_bodies, num_planes = len(bodies.numbers), bodies.plane_of_pair.max(initial=-1) + 1
+    masks = (model.geom_contype, model.geom_conaffinity, model.body_contype, model.body_conaffinity)
+    return Near(
+        bodies=bodies,
+        placement=(model.geom_pos, model.geom_quat, model.geom_sameframe),
+        shapes=_shapes(model),
+        meshes=_meshes(model),
+        geom_body=model.geom_bodyid.astype(np.int64),
+        poses=(data.xpos, data.xmat, data.geom_xpos, data.geom_xmat),
+        motion=(*(np.zeros((num_bodies, size)) for size in (3, 9, 3)), np.zeros(num_bodies)),
+        limits=(np.zeros(len(bodies.pairs)), np.where(can_meet, 0.0, np.inf)),
+        planes=np.zeros((num_planes, 9)),
+        segment=np.zeros(6),
+        # Later versions of MuJoCo add the margins of two geoms, 3.3.2 takes the larger one.
+        gap=GAP + 2.0 * float(model.geom_margin[solid].max(initial=0.0)),
+        is_still=np.zeros(num_bodies, dtype=np.bool_),
+        masks=masks,
+        own_masks=tuple(mask.copy() for mask in masks),
+        disabled=_number_in(model, _MODEL.opt.offset + _OPTION.disableflags.offset),
+        num_geoms=_number_in(model, _MODEL.ngeom.offset),
+        all_geoms=int(model.ngeom),
+        few_geoms=int(np.flatnonzero(model.geom_bodyid)[0]) + 1,
+    )
+
+
+def _find_bodies(model: mujoco.MjModel, solid: np.ndarray) -> tuple[Bodies, np.ndarray]:
+    """The bodies of the geoms [ngeom] that are solid, and which pairs of their geoms may meet, bool."""
     numbers = np.unique(model.geom_bodyid[solid]).astype(np.int64)
     members = [np.flatnonzero(solid & (model.geom_bodyid == body)) for body in numbers]
-    sizes = np.array([len(geoms) for geoms in members], dtype=np.int64)
     spheres = [_bounding_sphere(model, geoms) for geoms in members]
     pairs = _pairs_that_can_meet(model, numbers)
     can_meet = [_can_meet(model, members[a], members[b]).ravel() for a, b in pairs]
     num_geom_pairs = np.array([len(geom_pairs) for geom_pairs in can_meet], dtype=np.int64)
-    radii = np.array([radius for _, radius in spheres])
-    plane_of_pair = _number_planes(model, [(members[a], members[b]) for a, b in pairs])
-    bodies = (
-        *(pairs, np.cumsum(num_geom_pairs) - num_geom_pairs, np.cumsum([0, *sizes]), np.concatenate(members), numbers),
-        *(model.body_weldid[numbers].astype(np.int64), np.array([centre for centre, _ in spheres]), radii),
-        # Later versions of MuJoCo add the margins of two geoms, 3.3.2 takes the larger one.
-        *(plane_of_pair, np.zeros(6), model.geom_bodyid.astype(np.int64), (GAP + 2.0 * float(model.geom_margin[solid].max(initial=0.0)),)),
+    bodies = Bodies(
+        pairs=pairs,
+        first_index=np.cumsum(num_geom_pairs) - num_geom_pairs,
+        ends=np.cumsum([0, *(len(geoms) for geoms in members)]),
+        geoms=np.concatenate(members),
+        numbers=numbers,
+        welds=model.body_weldid[numbers].astype(np.int64),
+        centres=np.array([centre for centre, _ in spheres]),
+        radii=np.array([radius for _, radius in spheres]),
+        plane_of_pair=_number_planes(model, [(members[a], members[b]) for a, b in pairs]),
     )
-    motion = (*(np.zeros((len(numbers), size)) for size in (3, 9, 3)), np.zeros(len(numbers)))
-    limits = (np.zeros(len(pairs)), np.where(np.concatenate([np.zeros(0, dtype=bool), *can_meet]), 0.0, np.inf))
-    masks = (model.geom_contype, model.geom_conaffinity, model.body_contype, model.body_conaffinity)
-    poses = (data.xpos, data.xmat, data.geom_xpos, data.geom_xmat)
-    planes = np.zeros((plane_of_pair.max(initial=-1) + 1, 9))
-    return (
-        *(bodies, (model.geom_pos, model.geom_quat, model.geom_sameframe), _shapes(model), _meshes(model), poses),
-        *(motion, limits, planes, np.zeros(len(numbers), dtype=np.bool_), tuple(mask.copy() for mask in masks), masks),
-        (_number_in(model, _MODEL.opt.offset + _OPTION.disableflags.offset), _number_in(model, _MODEL.ngeom.offset)),
-        # With one geom that is not the world's, MuJoCo's broad phase has axes to sort the bodies along.
-        (model.ngeom, int(np.flatnonzero(model.geom_bodyid)[0]) + 1),
-    )
+    return bodies, np.concatenate([np.zeros(0, dtype=bool), *can_meet])
 
 
 def _number_in(model: mujoco.MjModel, offset: int) -> np.ndarray:

@@ -14,50 +14,51 @@ import ctypes
 import mujoco
 import numpy as np
 
-from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART
+from vlarl.envs.libero.contacts import FIXED, FREE, OTHER, PART, Objects
 from vlarl.envs.libero.near import make_near
 from vlarl.envs.libero.structs import c_struct
 
 _CONTACT = c_struct("mjContact")
 _DATA = c_struct("mjData", last="arena")
 _LAYOUT = (ctypes.sizeof(_CONTACT) // 4, _CONTACT.geom.offset // 4, _CONTACT.exclude.offset // 4)
-"""A contact's size and the places of its two geoms and of its exclusion, in 4-byte words."""
 
 
-class Objects:
-    """Which objects, and which parts of fixtures, of one MjData are at rest."""
+def make_objects(model: mujoco.MjModel, data: mujoco.MjData) -> Objects:
+    """What compiled functions take of one MjData; nothing is at rest.
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        address = data._address
-        self.num_contacts = np.ctypeslib.as_array(ctypes.c_int.from_address(address + _DATA.ncon.offset)).reshape(1)
-        arena = ctypes.c_void_p.from_address(address + _DATA.arena.offset).value
+    Raises:
+        ValueError: see near.make_near; or the model compensates gravity.
+    """
+    if model.ngravcomp:
+        raise ValueError("the model compensates gravity, and what is at rest is to lose its mass for a moment")
+    address = data._address
+    arena = ctypes.c_void_p.from_address(address + _DATA.arena.offset).value
+    kind = _find_kinds(model)
+    return Objects(
+        num_contacts=np.ctypeslib.as_array(ctypes.c_int.from_address(address + _DATA.ncon.offset)).reshape(1),
         # Contacts lie at the arena's beginning, one struct after the other; read and written as 4-byte words.
-        self.contacts = np.ctypeslib.as_array((ctypes.c_int * (data.narena // 4)).from_address(arena))
-        self.resting = np.zeros(model.nbody, dtype=np.int64)
-        """[nbody] substeps for which an object has been at rest, at most REST_SUBSTEPS."""
-        self.geom_body = model.body_weldid[model.geom_bodyid].astype(np.int64)
-        self.kind = np.where(model.body_weldid == 0, FIXED, OTHER).astype(np.int64)
-        jointed = np.flatnonzero(model.body_jntnum)
-        carriers = model.body_weldid[model.body_parentid[jointed]]
-        for body, carrier in zip(jointed, carriers, strict=True):
-            if model.body_jntnum[body] == 1 and carrier == 0 and body not in carriers:
-                is_free = model.jnt_type[model.body_jntadr[body]] == mujoco.mjtJoint.mjJNT_FREE
-                self.kind[body] = FREE if is_free else PART
-        self.sleepers = np.flatnonzero((self.kind == FREE) | (self.kind == PART))
-        """Bodies that can rest."""
-        self.first_dof = model.body_dofadr.astype(np.int64)
-        self._data = data
-        self._near = make_near(model, data)
-        if model.ngravcomp:
-            raise ValueError("the model compensates gravity, and what is at rest is to lose its mass for a moment")
-        self._masses = model.body_weldid.astype(np.int64), model.body_mass.copy(), model.body_mass
+        contacts=np.ctypeslib.as_array((ctypes.c_int * (data.narena // 4)).from_address(arena)),
+        layout=_LAYOUT,
+        geom_body=model.body_weldid[model.geom_bodyid].astype(np.int64),
+        kind=kind,
+        sleepers=np.flatnonzero((kind == FREE) | (kind == PART)),
+        first_dof=model.body_dofadr.astype(np.int64),
+        resting=np.zeros(model.nbody, dtype=np.int64),
+        applied=data.qfrc_applied,
+        welds=model.body_weldid.astype(np.int64),
+        masses=model.body_mass,
+        own_masses=model.body_mass.copy(),
+        near=make_near(model, data),
+    )
 
-    @property
-    def arrays(self) -> tuple[object, ...]:
-        """What the compiled functions take."""
-        return (
-            *(self.num_contacts, self.contacts, _LAYOUT, self.geom_body, self.kind),
-            *(self.sleepers, self.first_dof, self.resting, self._data.qfrc_applied),
-            *(self._near, self._masses),
-        )
 
+def _find_kinds(model: mujoco.MjModel) -> np.ndarray:
+    """[nbody] int64, FIXED and so on; of bodies that are welded to an object only the object's own has its kind."""
+    kind = np.where(model.body_weldid == 0, FIXED, OTHER).astype(np.int64)
+    jointed = np.flatnonzero(model.body_jntnum)
+    carriers = model.body_weldid[model.body_parentid[jointed]]
+    for body, carrier in zip(jointed, carriers, strict=True):
+        if model.body_jntnum[body] == 1 and carrier == 0 and body not in carriers:
+            is_free = model.jnt_type[model.body_jntadr[body]] == mujoco.mjtJoint.mjJNT_FREE
+            kind[body] = FREE if is_free else PART
+    return kind

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from vlarl.envs.libero.compiled import ARM_DOF, run_env_step
-from vlarl.envs.libero.resting import Objects
+from vlarl.envs.libero.resting import make_objects
 
 GRIP_SITE = "gripper0_grip_site"
 
@@ -41,7 +41,7 @@ class Robot:
         """[1] gripper command, from -1 (open) to 1 (closed)."""
         self.site = model.site(GRIP_SITE).id
         self.qpos_index, self.dof_index, self.finger_index = joint_indices(model)
-        self.objects = Objects(model, data)
+        self.objects = make_objects(model, data)
         self.resting = self.objects.resting
         """[nbody] for how many substeps each object has been at rest."""
         self._mass_index = mass_index(model, self.dof_index)
@@ -56,7 +56,7 @@ class Robot:
             self.qpos_index, self.dof_index, self._mass_index, self.model.actuator_ctrlrange, action,
             self.goal_ori, self.gripper, self._jac_pos, self._jac_rot,
             stale.position, stale.rotation, stale.jacobian, stale.mass, stale.joints,
-            self.objects.arrays, is_stale,
+            self.objects, is_stale,
         )  # fmt: skip
 
 
