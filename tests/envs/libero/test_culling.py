@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlarl.envs.libero.contacts import find_near_contacts, place_bodies
-from vlarl.envs.libero.culling import GAP, NUM_BITS, Near, mark_near, support
-from vlarl.envs.libero.near import make_near
+from vlarl.envs.libero.culling import GAP, NUM_BITS, mark_near, support
+from vlarl.envs.libero.near import Near, make_near
 from vlarl.envs.libero.resting import make_objects
 
 # A wedge and a lens, whose boxes are much larger than they are.

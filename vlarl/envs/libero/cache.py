@@ -17,8 +17,8 @@ from vlarl.configs.env import RenderProfile
 from vlarl.errors import UserError
 from vlarl.files import write_atomically
 
-COMPILED_SOURCES = ("compiled.py", "contacts.py", "culling.py", "exact.py", "library.py")
-"""Files of compiled functions, which call each other across files."""
+COMPILED_SOURCES = ("compiled.py", "contacts.py", "culling.py", "exact.py", "library.py", "near.py")
+"""Files of compiled functions, which call each other across files, and of what they take."""
 RECIPE_VERSION = 3
 """Raise it when what is built changes."""
 TASK_BYTES: dict[RenderProfile, int] = {"fast": 20 * 2**20, "reference": 400 * 2**20}

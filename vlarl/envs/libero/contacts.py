@@ -8,8 +8,9 @@ import mujoco
 import numpy as np
 
 from vlarl.envs.libero import library
-from vlarl.envs.libero.culling import NUM_BITS, Near, mark_near
+from vlarl.envs.libero.culling import NUM_BITS, mark_near
 from vlarl.envs.libero.library import compiled_bare
+from vlarl.envs.libero.near import Near
 
 SPEED_LIMIT = 1e-8
 """Metres and radians per second."""

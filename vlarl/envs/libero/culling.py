@@ -3,8 +3,8 @@
 In every substep MuJoCo's broad phase goes through every geom of the scene, and its narrow phase through every pair
 whose boxes overlap, whether or not they touch: with a bowl in the hand 17 of 23 do not. Here a pair that is known to be
 at least g apart is not looked at again before its two bodies together have moved by g (conservative advancement,
-Mirtich 1996). What may touch goes to `mj_collision`, so that the contacts, and with them the motion, are the same to
-the bit.
+Mirtich 1996). What may touch goes to `mj_collision`, with collision masks by which nothing else can meet, so that the
+contacts, and with them the motion, are the same to the bit. Geoms are placed here too, those of bodies that have moved.
 
 The distance is bounded by spheres, by the faces of the boxes, or by a plane between two convex geoms that is kept with
 them while they move together (a cached witness, Baraff 1990): its normal n and the support of the first geom along it,
@@ -14,8 +14,6 @@ when the plane was found, plus the turn of n since then times the shape's radius
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # Compiled functions get their types from the call; what each takes is said there.
-from typing import NamedTuple
-
 import numpy as np
 
 from vlarl.envs.libero import library
@@ -43,68 +41,6 @@ TYPE, RADIUS, CENTRE, HALF = 0, 1, 2, 5
 NORMAL, SUPPORT, OPPOSITE, OTHER_SUPPORT, WAIT = 0, 3, 4, 7, 8
 """Columns of a plane: its normal in the first geom's frame, that geom's support along it, the normal in the other one's
 frame when it was found, the other's support against it then, and the substeps until it may be looked for again."""
-
-
-class Bodies(NamedTuple):
-    """The B bodies that can touch others: their geoms, and the P pairs that can meet."""
-
-    pairs: np.ndarray
-    """[P, 2] int64 bodies."""
-    first_index: np.ndarray
-    """[P] int64, number of a pair's first pair of geoms."""
-    ends: np.ndarray
-    """[B + 1] int64, where each body's geoms begin in `geoms`, and where the last one's end."""
-    geoms: np.ndarray
-    """int64, numbers in the model."""
-    numbers: np.ndarray
-    """[B] int64 in the model."""
-    welds: np.ndarray
-    """[B] int64, body that it is welded to."""
-    centres: np.ndarray
-    """[B, 3] of a sphere around its geoms, in the body's frame."""
-    radii: np.ndarray
-    """[B] of that sphere, metres."""
-    plane_of_pair: np.ndarray
-    """int32, of each pair of geoms, -1 for none."""
-
-
-class Near(NamedTuple):
-    """What is known of one MjData; near.make_near makes it. The arrays of the model change it."""
-
-    bodies: Bodies
-    placement: tuple[np.ndarray, ...]
-    """The model's geom_pos, geom_quat and geom_sameframe."""
-    shapes: np.ndarray
-    """[ngeom, 8]: type, bounding radius, box."""
-    meshes: tuple[np.ndarray, ...]
-    """First vertex and number of vertices, [ngeom] each, and all vertices."""
-    geom_body: np.ndarray
-    """[ngeom] int64."""
-    poses: tuple[np.ndarray, ...]
-    """The data's xpos, xmat, geom_xpos and geom_xmat."""
-    motion: tuple[np.ndarray, ...]
-    """Of the bodies: last positions, frames and centres, and how far each has moved since the start, metres."""
-    limits: tuple[np.ndarray, np.ndarray]
-    """How far a pair of bodies, and of geoms, must have moved before it is looked at again; -inf: it is near."""
-    planes: np.ndarray
-    """[planes, 9], see NORMAL."""
-    segment: np.ndarray
-    """[6] scratch."""
-    gap: float
-    """GAP and the contact margins, metres."""
-    is_still: np.ndarray
-    """[B] bool: two of them are not to be looked at."""
-    masks: tuple[np.ndarray, ...]
-    """The model's geom_contype, geom_conaffinity, body_contype and body_conaffinity."""
-    own_masks: tuple[np.ndarray, ...]
-    """Those of the scene."""
-    disabled: np.ndarray
-    """[1] int32, the model's disableflags."""
-    num_geoms: np.ndarray
-    """[1] int32, the model's ngeom."""
-    all_geoms: int
-    few_geoms: int
-    """Up to the first one that is not the world's: MuJoCo's broad phase needs one."""
 
 
 @compiled_bare

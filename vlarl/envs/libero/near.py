@@ -1,11 +1,12 @@
 """What culling.py knows of a scene: which bodies may meet, the shapes of their geoms, planes between them."""
 
 import ctypes
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
 
-from vlarl.envs.libero.culling import GAP, MESH, PLANE, Bodies, Near
+from vlarl.envs.libero.culling import GAP, MESH, PLANE
 from vlarl.envs.libero.structs import c_struct
 
 FIRST_CONVEX = int(mujoco.mjtGeom.mjGEOM_ELLIPSOID)
@@ -13,6 +14,68 @@ FIRST_CONVEX = int(mujoco.mjtGeom.mjGEOM_ELLIPSOID)
 _MODEL = c_struct("mjModel", last="opt")
 _OPTION = c_struct("mjOption")
 _UNKNOWN_TYPES = (mujoco.mjtGeom.mjGEOM_HFIELD, mujoco.mjtGeom.mjGEOM_SDF)
+
+
+class Bodies(NamedTuple):
+    """The B bodies that can touch others: their geoms, and the P pairs that can meet."""
+
+    pairs: np.ndarray
+    """[P, 2] int64 bodies."""
+    first_index: np.ndarray
+    """[P] int64, number of a pair's first pair of geoms."""
+    ends: np.ndarray
+    """[B + 1] int64, where each body's geoms begin in `geoms`, and where the last one's end."""
+    geoms: np.ndarray
+    """int64, numbers in the model."""
+    numbers: np.ndarray
+    """[B] int64 in the model."""
+    welds: np.ndarray
+    """[B] int64, body that it is welded to."""
+    centres: np.ndarray
+    """[B, 3] of a sphere around its geoms, in the body's frame."""
+    radii: np.ndarray
+    """[B] of that sphere, metres."""
+    plane_of_pair: np.ndarray
+    """int32, of each pair of geoms, -1 for none."""
+
+
+class Near(NamedTuple):
+    """What is known of one MjData; make_near makes it. The arrays of the model change it."""
+
+    bodies: Bodies
+    placement: tuple[np.ndarray, ...]
+    """The model's geom_pos, geom_quat and geom_sameframe."""
+    shapes: np.ndarray
+    """[ngeom, 8]: type, bounding radius, box."""
+    meshes: tuple[np.ndarray, ...]
+    """First vertex and number of vertices, [ngeom] each, and all vertices."""
+    geom_body: np.ndarray
+    """[ngeom] int64."""
+    poses: tuple[np.ndarray, ...]
+    """The data's xpos, xmat, geom_xpos and geom_xmat."""
+    motion: tuple[np.ndarray, ...]
+    """Of the bodies: last positions, frames and centres, and how far each has moved since the start, metres."""
+    limits: tuple[np.ndarray, np.ndarray]
+    """How far a pair of bodies, and of geoms, must have moved before it is looked at again; -inf: it is near."""
+    planes: np.ndarray
+    """[planes, 9], see culling.NORMAL."""
+    segment: np.ndarray
+    """[6] scratch."""
+    gap: float
+    """GAP and the contact margins, metres."""
+    is_still: np.ndarray
+    """[B] bool: two of them are not to be looked at."""
+    masks: tuple[np.ndarray, ...]
+    """The model's geom_contype, geom_conaffinity, body_contype and body_conaffinity."""
+    own_masks: tuple[np.ndarray, ...]
+    """Those of the scene."""
+    disabled: np.ndarray
+    """[1] int32, the model's disableflags."""
+    num_geoms: np.ndarray
+    """[1] int32, the model's ngeom."""
+    all_geoms: int
+    few_geoms: int
+    """Up to the first one that is not the world's: MuJoCo's broad phase needs one."""
 
 
 def make_near(model: mujoco.MjModel, data: mujoco.MjData) -> Near:
