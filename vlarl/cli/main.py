@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vlarl import __version__
+from vlarl.allocator import keep_freed_memory
 from vlarl.errors import EXIT_INTERRUPTED, UserError, unknown_name
 
 # Waiting threads spin for milliseconds by default, and take the cores from the simulator's processes; asleep at once,
@@ -37,6 +38,7 @@ RESUMABLE = ("quickstart", "demos", "sft", "train", "study")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0, or the error's code (2 bad input, 3 missing library, 4 non-finite, 130 Ctrl-C)."""
+    keep_freed_memory()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A cluster's scheduler ends a job with SIGTERM: leave as after Ctrl-C, with everything saved.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

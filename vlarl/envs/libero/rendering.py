@@ -29,6 +29,7 @@ except (ImportError, AttributeError, RuntimeError) as error:
     raise _missing_library(error) from error
 import numpy as np  # noqa: E402
 
+from vlarl.allocator import keep_freed_memory  # noqa: E402
 from vlarl.configs.env import RenderProfile  # noqa: E402
 from vlarl.envs.libero.backgrounds import (  # noqa: E402
     Background,
@@ -69,6 +70,7 @@ def _make_context_current(profile: RenderProfile = "fast") -> None:
         if _context is None:
             if profile == "fast":
                 os.environ.setdefault("LP_NUM_THREADS", "0")
+            keep_freed_memory()
             # Not mujoco.GLContext: that is fixed when mujoco is imported, perhaps before the variable was set.
             _context = import_module(f"mujoco.{os.environ['MUJOCO_GL']}").GLContext(64, 64)
         _context.make_current()
