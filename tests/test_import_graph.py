@@ -29,7 +29,7 @@ LAYERS = (
     ("vlarl.algorithms", "vlarl.actions"),
     ("vlarl.types",),
     ("vlarl.configs",),
-    ("vlarl.errors", "vlarl.files"),
+    ("vlarl.errors", "vlarl.files", "vlarl.allocator"),
     ("vlarl",),
 )
 RANKS = {prefix: rank for rank, layer in enumerate(LAYERS) for prefix in layer}
