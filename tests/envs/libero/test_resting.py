@@ -57,7 +57,7 @@ def test_kinds_of_bodies():
     assert kinds == {"world": FIXED, "low": FREE, "high": FREE, "ball": FREE, "hat": OTHER, "pusher": PART}
     # A geom of a part that is welded to an object counts as the object's.
     hat = stepper.model.body("hat").geomadr[0]
-    assert stepper.objects.geom_body[hat] == stepper.model.body("ball").id
+    assert stepper.objects.welds[stepper.objects.near.geom_body[hat]] == stepper.model.body("ball").id
 
 
 def test_without_resting_every_bit_is_mj_steps():

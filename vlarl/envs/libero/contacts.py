@@ -37,8 +37,6 @@ class Objects(NamedTuple):
     """int32, the data's contacts as words."""
     layout: tuple[int, int, int]
     """A contact's size and the places of its two geoms and of its exclusion, in words."""
-    geom_body: np.ndarray
-    """[ngeom] int64, body that it is welded to."""
     kind: np.ndarray
     """[nbody] int64, FIXED and so on."""
     sleepers: np.ndarray
@@ -62,7 +60,7 @@ class Objects(NamedTuple):
 def leave_out_resting(objects, qvel):
     """To be called after the collisions: updates `resting` and takes contacts of objects at rest from the solver."""
     kind, resting, contacts = objects.kind, objects.resting, objects.contacts
-    stride, geom, exclude = objects.layout
+    stride, _, exclude = objects.layout
     for body in objects.sleepers:
         first, is_slow = objects.first_dof[body], True
         for i in range(first, first + (6 if kind[body] == FREE else 1)):
@@ -73,8 +71,7 @@ def leave_out_resting(objects, qvel):
     while has_changed:
         has_changed = False
         for contact in range(objects.num_contacts[0]):
-            first = objects.geom_body[contacts[contact * stride + geom]]
-            second = objects.geom_body[contacts[contact * stride + geom + 1]]
+            first, second = _bodies_of(objects, contact)
             # Nothing has been at rest for longer than what it touches.
             for body, other in ((first, second), (second, first)):
                 if kind[body] == FREE and kind[other] != FIXED:
@@ -85,13 +82,20 @@ def leave_out_resting(objects, qvel):
                 elif kind[body] == PART:
                     resting[body] = 0
     for contact in range(objects.num_contacts[0]):
-        first = objects.geom_body[contacts[contact * stride + geom]]
-        second = objects.geom_body[contacts[contact * stride + geom + 1]]
+        first, second = _bodies_of(objects, contact)
         if _is_still(objects, first) and _is_still(objects, second):
             contacts[contact * stride + exclude] = 1
     for body in objects.sleepers:
         if kind[body] == FREE and resting[body] == REST_SUBSTEPS:
             qvel[objects.first_dof[body] : objects.first_dof[body] + 6] = 0.0
+
+
+@compiled_bare
+def _bodies_of(objects, contact):
+    """The bodies that the two geoms of a contact are welded to."""
+    stride, geom, _ = objects.layout
+    first, second = objects.contacts[contact * stride + geom], objects.contacts[contact * stride + geom + 1]
+    return objects.welds[objects.near.geom_body[first]], objects.welds[objects.near.geom_body[second]]
 
 
 @compiled_bare
@@ -161,7 +165,7 @@ def find_near_contacts(model, data, objects, finds_all):
 
 @compiled_bare
 def _sort_contacts(objects):
-    """Sorts the contacts of each two bodies as MuJoCo does where it compares boxes first: by the numbers of the geoms.
+    """Sorts the contacts of each two bodies by the numbers of their geoms, as MuJoCo does after its midphase.
 
     Their order decides in which order forces are added, and with it the last bits.
     """
@@ -202,15 +206,13 @@ def find_contacts(model, data, objects, finds_all):
 
     More than half of a substep went into finding contacts, or that there are none.
     """
-    stride, geom, _ = objects.layout
     # One call in a loop: with True and with False written out, all of it would be compiled twice.
     while True:
         finds_all |= find_near_contacts(model, data, objects, finds_all)
         if finds_all:
             return
         for contact in range(objects.num_contacts[0]):
-            for side in range(2):
-                body = objects.geom_body[objects.contacts[contact * stride + geom + side]]
+            for body in _bodies_of(objects, contact):
                 finds_all |= objects.resting[body] == REST_SUBSTEPS
         if not finds_all:
             return

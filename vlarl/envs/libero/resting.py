@@ -39,7 +39,6 @@ def make_objects(model: mujoco.MjModel, data: mujoco.MjData) -> Objects:
         # Contacts lie at the arena's beginning, one struct after the other; read and written as 4-byte words.
         contacts=np.ctypeslib.as_array((ctypes.c_int * (data.narena // 4)).from_address(arena)),
         layout=_LAYOUT,
-        geom_body=model.body_weldid[model.geom_bodyid].astype(np.int64),
         kind=kind,
         sleepers=np.flatnonzero((kind == FREE) | (kind == PART)),
         first_dof=model.body_dofadr.astype(np.int64),
