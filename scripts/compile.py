@@ -29,7 +29,7 @@ def make_arm() -> mujoco.MjModel:
         site = f'<body pos="0 .1 .2"><joint name="{name}" axis="{axis}"/><geom size=".02"/>{site}</body>'
     motors = "".join(f'<motor joint="{name}" ctrlrange="-1 1"/>' for name in [*JOINTS, *FINGERS])
     ball = '<body pos="9 0 0"><freejoint/><geom size=".1"/></body>'
-    xml = f"<mujoco><worldbody>{site}{ball}</worldbody><actuator>{motors}</actuator></mujoco>"
+    xml = f"<mujoco><option cone='elliptic'/><worldbody>{site}{ball}</worldbody><actuator>{motors}</actuator></mujoco>"
     return mujoco.MjModel.from_xml_string(xml)
 
 

@@ -72,7 +72,7 @@ def quickstart(*, seed: int = 0, task_suite: str | None = None, task_ids: tuple[
         sft=SFTConfig(num_steps=700),
         # A turn has 56 tokens: a KL of 0.002 per token is 0.1 nats per turn. Steps that go farther undo each other.
         ppo=PPOConfig(
-            num_iterations=18, learning_rate=3e-4, target_kl=0.002, temperature=0.8, bootstrap_truncated=False
+            num_iterations=24, learning_rate=3e-4, target_kl=0.002, temperature=0.8, bootstrap_truncated=False
         ),
         curriculum=CurriculumConfig(),
         evaluation=EvaluationConfig(validation_interval=18, probe_episodes_per_task=10),

@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 def test_cache_is_shown(folder, capsys):
     assert cache.main("cache", []) == 0
     shown = capsys.readouterr().out
-    assert f"2 built tasks, 2.0 MiB, in {folder}; 1 of other versions" in shown
+    assert f"2 folders, 2.0 MiB, in {folder}; 1 of other versions" in shown
 
 
 def test_old_entries_are_cleared_alone(folder, capsys):

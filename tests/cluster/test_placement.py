@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlarl.cluster.placement import check_store, make_placement
+from vlarl.cluster.placement import check_store, deal, make_placement
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.roles import RolesConfig
 from vlarl.errors import UserError
@@ -64,3 +64,12 @@ def test_rollouts_that_the_object_store_cannot_hold_are_refused():
     check_store(toy(), 10, needed)
     with pytest.raises(UserError, match=f"640 turns .*--object-store-memory {needed}, .*rollout_batch_size 64"):
         check_store(toy(), 10, needed - 1)
+
+
+def test_work_is_dealt_by_rates():
+    assert deal(range(5), [None, None]) == [[0, 2, 4], [1, 3]]
+    # Three times as fast: three of four.
+    assert deal(range(8), [30.0, 10.0]) == [[0, 1, 2, 4, 5, 6], [3, 7]]
+    # One that was started again is taken to be like the others.
+    assert [len(part) for part in deal(range(9), [20.0, None, 40.0])] == [2, 3, 4]
+    assert deal([], [1.0, 2.0]) == [[], []]

@@ -71,7 +71,10 @@ def test_the_same_results_as_one_process(tmp_path, alone):
     finish(process)
     assert rows(output) == rows(alone)
     assert weights(output) == weights(alone)
-    sent = [json.loads(line)["system/sync_bytes"] for line in (output / "metrics.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    rates = "time/env_steps_per_second/generator_0_worker_"
+    assert all(row[f"{rates}0"] > 0 and row[f"{rates}1"] > 0 for row in logged)
+    sent = [row["system/sync_bytes"] for row in logged]
     # The critic warm-up changes no weight that a generator serves.
     assert sent[0] == 0 and min(sent[1:]) > 0
     assert_gone(family)

@@ -123,6 +123,18 @@ def test_the_caller_may_reuse_its_action_buffer(expected):
     assert_same(replies, expected[0][:4])
 
 
+def test_rates_are_those_of_busy_workers():
+    with VectorEnv(make_config(2, 2)) as envs:
+        envs.reset({0: episode_start(0)})
+        envs.receive([0])
+        assert envs.take_rates() == {}
+        envs.step({0: turn_actions(0, 0)})
+        (reply,) = envs.receive([0])
+        assert reply.executed_steps == 3 and reply.seconds > 0
+        assert envs.take_rates() == {"worker_0": pytest.approx(3 / reply.seconds)}
+        assert envs.take_rates() == {}
+
+
 def kill_worker(envs: VectorEnv, index: int) -> None:
     os.kill(envs._workers[index].process.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""`vlarl cache`: the built simulator models on disk."""
+"""`vlarl cache`: the built simulator models and machine code on disk."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from vlarl.envs.libero.cache import CacheEntry, cache_entries, cache_root, clear
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions:
-    """Shows the built tasks; with --clear deletes them. A task is built again (about 20 s) when it is needed."""
+    """Shows built tasks and machine code; with --clear deletes them. They are built again (20 s each) when needed."""
 
     clear: Literal["old", "all"] | None = None
     """Delete what other versions have built (old), or everything (all)."""
@@ -38,10 +38,10 @@ def main(command: str, argv: Sequence[str]) -> int:
 def _summary(entries: list[CacheEntry], options: CacheOptions) -> str:
     total = _mib(sum(entry.size_bytes for entry in entries))
     if options.clear is not None:
-        return f"deleted {len(entries)} built tasks, {total}, in {cache_root()}"
+        return f"deleted {len(entries)} folders, {total}, in {cache_root()}"
     old = sum(not is_current(entry) for entry in entries)
     hint = f"; {old} of other versions (--clear old deletes them)" if old else ""
-    return f"{len(entries)} built tasks, {total}, in {cache_root()}{hint}"
+    return f"{len(entries)} folders, {total}, in {cache_root()}{hint}"
 
 
 def _mib(size_bytes: int) -> str:

@@ -14,7 +14,7 @@ from vlarl import __version__
 from vlarl.cluster.bundles import in_bundle
 from vlarl.cluster.calls import check_version, fetch
 from vlarl.cluster.env_workers import ActorWorkers
-from vlarl.cluster.placement import Placement
+from vlarl.cluster.placement import Placement, deal
 from vlarl.cluster.trainers import StoredWeights
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.roles import RolesConfig
@@ -71,17 +71,18 @@ class GeneratorActor:
             self._generator.load(PublishedWeights(version=update.version, policy=self._policy))
         return time.perf_counter() - started
 
-    def collect(self, items: Sequence[WorkItem], greedy: bool) -> tuple[Rollout, int]:
-        """Collects trajectories; returns them and the episodes that were restarted so far.
+    def collect(self, items: Sequence[WorkItem], greedy: bool) -> tuple[Rollout, int, dict[str, float], float]:
+        """Collects; returns trajectories, the episodes restarted so far, the workers' rates, and the seconds.
 
         Raises:
             WeightSyncError: the last weights did not arrive whole.
         """
         if self._receiver.version is None:
             raise WeightSyncError("this generator has no weights that are the learner's")
+        started = time.perf_counter()
         with self._recorder.span("collect"):
             rollout = self._collector.collect(self._generator, items, greedy=greedy)
-        return rollout, self._envs.restarted_episodes
+        return rollout, self._envs.restarted_episodes, self._envs.take_rates(), time.perf_counter() - started
 
     def take_spans(self) -> list[Span]:
         """What it worked on since the last call."""
@@ -104,6 +105,9 @@ class RemoteGenerator:
         self._roles = roles
         self._name = name
         self._restarted_episodes = self._restarted_before = 0
+        self.rate: float | None = None
+        """Env steps per second of its last rollout."""
+        self.worker_rates: dict[str, float] = {}
         self.actor, self._opened = start()
         self._loading = self._opened
 
@@ -130,7 +134,8 @@ class RemoteGenerator:
         """
         for ref in share.refs:
             answer = fetch(ref, self._roles.deadline_seconds, self._name)
-        rollout, self._restarted_episodes = answer
+        rollout, self._restarted_episodes, self.worker_rates, seconds = answer
+        self.rate = int(rollout.executed_steps.sum()) / seconds
         return rollout
 
     def restart(self, weights: StoredWeights, episodes: int) -> None:
@@ -138,6 +143,8 @@ class RemoteGenerator:
         ray.kill(self.actor)
         self._restarted_before += self._restarted_episodes + episodes
         self._restarted_episodes = 0
+        # It may come up on another node.
+        self.rate = None
         self.actor, self._opened = self._start()
         self.load(weights)
 
@@ -156,7 +163,8 @@ class Share:
 class RayGenerators:
     """All generators, as the trainer's generator and as its collector.
 
-    A generator that is lost is started again, and its trajectories are collected again from their own seeds.
+    A generator that is lost is started again, and its trajectories are collected again from their own seeds. Work is
+    dealt by the rates of the last rollout, so that slow nodes hold nobody up; in an exact run, evenly.
     """
 
     def __init__(
@@ -172,6 +180,7 @@ class RayGenerators:
         self.num_action_tokens = config.policy.num_action_tokens
         self.lost = 0
         self._roles = roles
+        self._is_exact = config.exact
         self._publish_all = publish_all
         self._report = report
         self._submitted: deque[list[Share]] = deque()
@@ -196,6 +205,14 @@ class RayGenerators:
     def restarted_episodes(self) -> int:
         """Episodes that were begun again, whoever died."""
         return sum(generator.restarted_episodes for generator in self.generators)
+
+    def take_rates(self) -> dict[str, float]:
+        """Env steps per second of each environment worker in its generator's last rollout."""
+        return {
+            f"generator_{index}_{name}": rate
+            for index, generator in enumerate(self.generators)
+            for name, rate in generator.worker_rates.items()
+        }
 
     def request_spans(self) -> list[ray.ObjectRef]:
         """Asks the generators what they worked on."""
@@ -237,8 +254,8 @@ class RayGenerators:
         return self._finish(self._send(items, greedy=greedy), progress)
 
     def _send(self, items: Sequence[WorkItem], *, greedy: bool) -> list[Share]:
-        count = len(self.generators)
-        parts = [(generator, items[index::count]) for index, generator in enumerate(self.generators)]
+        rates = [None if self._is_exact else generator.rate for generator in self.generators]
+        parts = zip(self.generators, deal(items, rates), strict=True)
         return [generator.send(part, greedy) for generator, part in parts if part]
 
     def _finish(self, shares: list[Share], progress: ProgressFn | None) -> Rollout:

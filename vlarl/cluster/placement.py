@@ -1,11 +1,13 @@
 """Which role gets which resources: pure arithmetic, without Ray."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vlarl.configs.env import EnvConfig
 from vlarl.configs.roles import RolesConfig
 from vlarl.configs.training import TrainConfig
 from vlarl.errors import UserError
+from vlarl.types import WorkItem
 
 Bundle = dict[str, float]
 
@@ -76,6 +78,24 @@ def check_store(config: TrainConfig, max_turns: int, store_bytes: float) -> None
             f" {store_bytes / 1e9:.1f} GB: start Ray with --object-store-memory {needed}, or lower"
             f" ppo.rollout_batch_size {config.ppo.rollout_batch_size}"
         )
+
+
+def deal(items: Sequence[WorkItem], rates: Sequence[float | None]) -> list[list[WorkItem]]:
+    """Deals a work list to generators so that all would end at about the same time.
+
+    Args:
+        items: trajectories, taken to be of one length.
+        rates: of each generator, in any unit; an unknown one is taken to be the mean of the known.
+    """
+    known = [rate for rate in rates if rate]
+    mean = sum(known) / len(known) if known else 1.0
+    speeds = [rate or mean for rate in rates]
+    parts: list[list[WorkItem]] = [[] for _ in rates]
+    for item in items:
+        # To whom it would be done with first; of equals to the first, so equal rates take turns.
+        first = min(range(len(parts)), key=lambda index: ((len(parts[index]) + 1) / speeds[index], index))
+        parts[first].append(item)
+    return parts
 
 
 def _gpu_share(roles: RolesConfig, gpus: float) -> float:

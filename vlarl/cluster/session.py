@@ -201,6 +201,7 @@ class RayRoles:
             collector=generators,
             generator=generators,
             restarted_episodes=lambda: generators.restarted_episodes,
+            take_rates=generators.take_rates,
         )
 
     def write_timeline(self, path: Path) -> None:

@@ -11,7 +11,7 @@ a start and the actions executed from it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -77,6 +77,8 @@ class Transition:
     truncated: bool
     success: bool
     executed_steps: int
+    seconds: float = field(default=0.0, compare=False)
+    """What it took in the worker."""
 
 
 class Environment(Protocol):

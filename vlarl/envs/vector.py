@@ -45,6 +45,9 @@ class _Health:
     is_ready: bool = False
     idle_seconds: float = 0.0
     failures: int = 0
+    executed_steps: int = 0
+    """Since the last take_rates, as `busy_seconds`."""
+    busy_seconds: float = 0.0
 
 
 class VectorEnv:
@@ -158,6 +161,15 @@ class VectorEnv:
                 raise _error(self._replies.pop(slot))
         return [self._replies.pop(slot) for slot in slots]
 
+    def take_rates(self) -> dict[str, float]:
+        """Env steps per second that each worker made while it was busy, since the last call; idle ones are left out."""
+        rates = {}
+        for index, health in enumerate(self._health):
+            if health.busy_seconds:
+                rates[f"worker_{index}"] = health.executed_steps / health.busy_seconds
+            health.executed_steps, health.busy_seconds = 0, 0.0
+        return rates
+
     def _check_free(self, slots: Mapping[int, object]) -> None:
         for slot in slots:
             if not 0 <= slot < self.num_envs:
@@ -208,8 +220,11 @@ class VectorEnv:
             health.failures = 0
             self._pending.discard(slot)
             self._replies[slot] = result
-            if isinstance(result, Transition) and (result.terminated or result.truncated):
-                del self._episodes[slot]
+            if isinstance(result, Transition):
+                health.executed_steps += result.executed_steps
+                health.busy_seconds += result.seconds
+                if result.terminated or result.truncated:
+                    del self._episodes[slot]
 
     def _restart(self, index: int, reason: str) -> None:
         """Replaces a worker and replays the episodes that ran in it."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -82,7 +83,11 @@ def run_worker(
 
 def simulate(environment: Environment, payload: Start | np.ndarray) -> EnvObservation | Transition:
     """Resets the environment into a start, or executes actions."""
-    return environment.reset(payload) if isinstance(payload, Start) else environment.step(payload)
+    if isinstance(payload, Start):
+        return environment.reset(payload)
+    started = time.perf_counter()
+    transition = environment.step(payload)
+    return replace(transition, seconds=time.perf_counter() - started)
 
 
 def without_image(result: EnvObservation | Transition, frames: SharedFrames, slot: int) -> EnvObservation | Transition:

@@ -154,6 +154,7 @@ class LocalRoles:
             collector=Collector(self._envs, config.env.replan_steps),
             generator=make_generator(config, policy),
             restarted_episodes=lambda: self._envs.restarted_episodes,
+            take_rates=self._envs.take_rates,
         )
 
 
@@ -210,6 +211,7 @@ def make_trainer(
         history=read_history(),
         progress=progress,
         restarted_episodes=parts.restarted_episodes,
+        take_rates=parts.take_rates,
         deadline=deadline,
         suspicious_videos=suspicious_videos,
         state=state,

@@ -72,6 +72,8 @@ class Parts:
     generator: ActionGenerator
     restarted_episodes: Callable[[], int]
     """Episodes begun again so far because a worker died."""
+    take_rates: Callable[[], dict[str, float]]
+    """Env steps per second of each environment worker while it was busy, since the last call."""
 
 
 class Roles(Protocol):

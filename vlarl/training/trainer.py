@@ -86,6 +86,7 @@ class Trainer:
     """Rows of the finished iterations (metrics.jsonl); extended in place."""
     progress: TrainingProgress
     restarted_episodes: Callable[[], int]
+    take_rates: Callable[[], dict[str, float]]
     suspicious_videos: Path
     """Folder for episodes that the monitor wants to be looked at."""
     deadline: float | None = None
@@ -248,6 +249,7 @@ class Trainer:
             "time/total": time.perf_counter() - self._iteration_ended,
             "time/env_steps_per_second": int(rollout.executed_steps.sum()) / rollout_seconds,
         }
+        row |= {f"time/env_steps_per_second/{name}": rate for name, rate in self.take_rates().items()}
         self._iteration_ended = time.perf_counter()
         # The row goes first: after a kill between the two, resuming drops rows without a checkpoint, never the reverse.
         self.history.append(row)

@@ -17,9 +17,12 @@ from vlarl.configs.env import RenderProfile
 from vlarl.errors import UserError
 from vlarl.files import write_atomically
 
-COMPILED_SOURCES = ("compiled.py", "contacts.py", "culling.py", "exact.py", "library.py", "near.py")
+COMPILED_SOURCES = (
+    *("compiled.py", "constraints.py", "contacts.py", "culling.py", "exact.py", "island.py", "library.py", "near.py"),
+    "solver.py",
+)
 """Files of compiled functions, which call each other across files, and of what they take."""
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Raise it when what is built changes."""
 TASK_BYTES: dict[RenderProfile, int] = {"fast": 20 * 2**20, "reference": 400 * 2**20}
 """What a built task takes at most, by the profile that it is built for."""

@@ -11,9 +11,12 @@ J x are all that is needed; the inverses for position and rotation are those of 
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # Compiled functions get their types from the call; what each takes is said there.
+import math
+
 import numpy as np
 
 from vlarl.envs.libero import library
+from vlarl.envs.libero.constraints import solve_constraints
 from vlarl.envs.libero.contacts import (
     balance_gravity,
     find_contacts,
@@ -33,9 +36,9 @@ GRIPPER_SPEED = 0.01
 """Change of the gripper's command per substep, of a range from -1 to 1."""
 ARM_DOF = 7
 KP = 150.0
-KD = 2.0 * np.sqrt(KP)
+KD = 2.0 * math.sqrt(KP)
 NULLSPACE_KP = 10.0
-NULLSPACE_KD = 2.0 * np.sqrt(NULLSPACE_KP)
+NULLSPACE_KD = 2.0 * math.sqrt(NULLSPACE_KP)
 
 
 @compiled_bare
@@ -46,7 +49,7 @@ def _factorise(matrix, size):
             total = matrix[i, j]
             for k in range(j):
                 total -= matrix[i, k] * matrix[j, k]
-            matrix[i, j] = 1.0 / np.sqrt(total) if i == j else total * matrix[j, j]
+            matrix[i, j] = 1.0 / math.sqrt(total) if i == j else total * matrix[j, j]
 
 
 @compiled_bare
@@ -147,10 +150,20 @@ def run_first_half(model, data, qvel, bias, objects, is_last):
     balance_gravity(objects, bias)
 
 
+@compiled_bare
+def run_second_half(model, data, constraints):
+    """mj_step2 without sensors and with our own solver: from the controls to the next state."""
+    library.fwd_actuation(model, data)
+    library.fwd_acceleration(model, data)
+    solve_constraints(model, data, constraints)
+    library.check_acc(model, data)
+    library.euler(model, data)
+
+
 @compiled
 def _rotate(axis_angle, rotation):
     """Rotation matrix of an axis-angle vector (Rodrigues) times `rotation`."""
-    angle = np.sqrt(np.sum(axis_angle * axis_angle))
+    angle = math.sqrt(np.sum(axis_angle * axis_angle))
     if angle == 0.0:
         return rotation.copy()
     x, y, z = axis_angle / angle
@@ -202,7 +215,7 @@ def run_env_step(
     qpos_index, dof_index, mass_index, ctrl_range, action, goal_ori, gripper,
     jac_pos, jac_rot,
     stale_pos, stale_rot, stale_jac, stale_mass, default_joints,
-    objects, is_stale,
+    objects, constraints, is_stale,
 ):  # fmt: skip
     """Runs the substeps; changes goal_ori [3, 3] and gripper [1] in place."""
     joints, velocities, arm_bias = np.empty(ARM_DOF), np.empty(ARM_DOF), np.empty(ARM_DOF)
@@ -233,4 +246,4 @@ def run_env_step(
         for i in range(ARM_DOF):
             ctrl[i] = min(ctrl_range[i, 1], max(ctrl_range[i, 0], torques[i]))
         _command_fingers(ctrl, ctrl_range, gripper, action[6])
-        library.step2(model, data)
+        run_second_half(model, data, constraints)

@@ -14,6 +14,8 @@ when the plane was found, plus the turn of n since then times the shape's radius
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # Compiled functions get their types from the call; what each takes is said there.
+import math
+
 import numpy as np
 
 from vlarl.envs.libero import library
@@ -134,7 +136,7 @@ def _plane_clearance(one, other, plane, offset, frames, shapes, planes):
     extent = _box_support(other, (-x, -y, -z), shapes)
     if shapes[other, TYPE] != BOX:
         a, b, c = _three(planes, plane, OPPOSITE)
-        turn = np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2)
+        turn = math.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2)
         extent = min(extent, planes[plane, OTHER_SUPPORT] + turn * shapes[other, RADIUS])
     return _dot(normal, offset) - planes[plane, SUPPORT] - extent
 
@@ -172,7 +174,7 @@ def _clearance(model, data, one, other, plane, near):
         upwards = frames[other, 2], frames[other, 5], frames[other, 8]
         x, y, z = _into(frames, one, upwards)
         return -_dot(upwards, offset) - min(shapes[one, RADIUS], _box_support(one, (-x, -y, -z), shapes))
-    clearance = np.sqrt(_dot(offset, offset)) - shapes[one, RADIUS] - shapes[other, RADIUS]
+    clearance = math.sqrt(_dot(offset, offset)) - shapes[one, RADIUS] - shapes[other, RADIUS]
     if clearance > CLOSE:
         return clearance
     clearance = max(clearance, _box_clearance(one, other, offset, frames, shapes))
@@ -213,10 +215,10 @@ def _follow(data, near):
             centre = positions[number, i] + turned[i]
             shift += (centre - centres[body, i]) ** 2
             centres[body, i] = centre
-        length = np.sqrt(shift)
+        length = math.sqrt(shift)
         # A plane's radius is infinite, but it does not turn.
         if turn != 0.0:
-            length += bodies.radii[body] * np.sqrt(turn)
+            length += bodies.radii[body] * math.sqrt(turn)
         # Not a number counts as far: everything is looked at again, here and when the numbers are back.
         moved[body] += length if length < MAX_MOTION else MAX_MOTION
 
@@ -271,7 +273,7 @@ def mark_near(model, data, near):
         if motions < body_limits[pair] or (near.is_still[a] and near.is_still[b]):
             continue
         offset = _difference(a, b, centres)
-        clearance = np.sqrt(_dot(offset, offset)) - bodies.radii[a] - bodies.radii[b] - near.gap
+        clearance = math.sqrt(_dot(offset, offset)) - bodies.radii[a] - bodies.radii[b] - near.gap
         if clearance > CLOSE:
             body_limits[pair] = motions + clearance
             continue

@@ -22,10 +22,15 @@ def _load_library() -> None:
 _load_library()
 keep_machine_code()
 _POINTER = types.uintp
-compiled = numba.njit(cache=True, nogil=True)
+compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 """Decorator of the compiled functions."""
-compiled_bare = numba.njit(cache=True, nogil=True, _nrt=False)
+compiled_bare = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 """The same for functions that make no arrays; counting references to those given took a quarter of the time."""
+
+compiled_loose = numba.njit(
+    cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath={"reassoc", "contract", "nsz"}
+)
+"""Bare, and sums may be taken in any order, so that the processor adds several numbers at a time."""
 
 
 def _stage(name: str) -> types.ExternalFunction:
@@ -39,7 +44,11 @@ kinematics, com_pos, camlight = _stage("mj_kinematics"), _stage("mj_comPos"), _s
 crb, factor_m, collision = _stage("mj_crb"), _stage("mj_factorM"), _stage("mj_collision")
 make_constraint, project_constraint = _stage("mj_makeConstraint"), _stage("mj_projectConstraint")
 transmission, fwd_velocity = _stage("mj_transmission"), _stage("mj_fwdVelocity")
-step2 = _stage("mj_step2")
+# Those of mj_step2, but for the sensors, which nobody reads.
+fwd_actuation, fwd_acceleration, fwd_constraint = (
+    _stage("mj_fwdActuation"), _stage("mj_fwdAcceleration"), _stage("mj_fwdConstraint")
+)  # fmt: skip
+check_acc, euler = _stage("mj_checkAcc"), _stage("mj_Euler")
 geom_distance = types.ExternalFunction(
     "mj_geomDistance", types.float64(_POINTER, _POINTER, types.int32, types.int32, types.float64, _POINTER)
 )

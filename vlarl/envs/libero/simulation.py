@@ -9,8 +9,10 @@ import numpy as np
 from vlarl.configs.env import RenderProfile, Stepping
 from vlarl.configs.shift import Shift
 from vlarl.envs.libero.cache import TaskFiles
+from vlarl.envs.libero.constraints import MAX_ROWS
 from vlarl.envs.libero.exact import ExactRobot
 from vlarl.envs.libero.goals import goal_reached, number_sites
+from vlarl.envs.libero.island import make_island
 from vlarl.envs.libero.shifts import apply_shift
 from vlarl.envs.libero.stepping import Robot, StaleState, leave_out_impossible_contacts, make_stale_state
 from vlarl.envs.libero.tasks import SETTLE_STEPS
@@ -43,6 +45,8 @@ class Scene:
         self.lamps = description["lamps"]
         self.object_bodies: dict[str, int] = description["object_bodies"]
         self.fixture_bodies = np.array(description["fixture_bodies"], dtype=np.int64)
+        # 0.4 MB: too much for every slot of every task.
+        self.island = make_island(self.model.nv, MAX_ROWS)
         self.stale: StaleState = make_stale_state(self.model, np.array(description["default_joints"]))
 
 
@@ -53,8 +57,10 @@ class Simulation:
         self.scene = scene or Scene(files)
         self.model = self.scene.model
         self.data = mujoco.MjData(self.model)
-        make_robot = ExactRobot if stepping == "exact" else Robot
-        self.robot = make_robot(self.model, self.data, self.scene.stale)
+        if stepping == "exact":
+            self.robot = ExactRobot(self.model, self.data, self.scene.stale)
+        else:
+            self.robot = Robot(self.model, self.data, self.scene.stale, self.scene.island)
         self._tolerance = self.scene.tolerance if stepping == "exact" else FAST_TOLERANCE
         self.fixture_bodies = self.scene.fixture_bodies
         # Sparse: the same solver in other loops, and objects that do not touch leave most of the Jacobian empty.

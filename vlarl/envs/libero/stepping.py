@@ -6,6 +6,8 @@ import mujoco
 import numpy as np
 
 from vlarl.envs.libero.compiled import ARM_DOF, run_env_step
+from vlarl.envs.libero.constraints import make_constraints
+from vlarl.envs.libero.island import Island
 from vlarl.envs.libero.resting import make_objects
 
 GRIP_SITE = "gripper0_grip_site"
@@ -33,7 +35,10 @@ class StaleState:
 class Robot:
     """Steps one MjData of one MjModel with the Panda arm; several robots may share a model."""
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, stale: StaleState) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, data: mujoco.MjData, stale: StaleState, island: Island | None = None
+    ) -> None:
+        """`island` is room for the solver, shared by the robots of a model."""
         self.model, self.data, self._stale = model, data, stale
         self.goal_ori = stale.rotation.copy()
         """[3, 3] orientation the hand keeps until an action turns it."""
@@ -44,6 +49,7 @@ class Robot:
         self.objects = make_objects(model, data)
         self.resting = self.objects.resting
         """[nbody] for how many substeps each object has been at rest."""
+        self._constraints = make_constraints(model, data, island)
         self._mass_index = mass_index(model, self.dof_index)
         self._jac_pos, self._jac_rot = np.zeros((3, model.nv)), np.zeros((3, model.nv))
 
@@ -56,7 +62,7 @@ class Robot:
             self.qpos_index, self.dof_index, self._mass_index, self.model.actuator_ctrlrange, action,
             self.goal_ori, self.gripper, self._jac_pos, self._jac_rot,
             stale.position, stale.rotation, stale.jacobian, stale.mass, stale.joints,
-            self.objects, is_stale,
+            self.objects, self._constraints, is_stale,
         )  # fmt: skip
 
 
