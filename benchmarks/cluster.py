@@ -210,16 +210,18 @@ def train(options: argparse.Namespace, workers: int, staleness: int, is_pinned: 
     """The rows of a short training from the SFT policy on a local cluster."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "run"
-        shutil.copytree(options.policy, folder / "sft" / "policy")
         settings = {
-            "--output": folder, "--cluster": "local", "--seed": 0,
+            "--recipe": "quickstart", "--output": folder, "--seed": 0,
             "--env.num-workers": workers, "--env.num-envs": SLOTS * 2,
             "--ppo.rollout-batch-size": TRAJECTORIES, "--ppo.num-epochs": options.epochs,
             "--ppo.critic-warmup-iterations": 0, "--ppo.num-iterations": options.iterations,
             "--ppo.max-staleness": staleness, "--evaluation.validation-interval": 1000,
         }  # fmt: skip
         flags = [str(part) for pair in settings.items() for part in pair]
-        process = subprocess.Popen([sys.executable, "-m", "vlarl", "train", "--recipe", "quickstart", *flags])
+        # The folder becomes that of this run before the policy is put into it.
+        subprocess.run([sys.executable, "-m", "vlarl", "demos", *flags], check=True)
+        shutil.copytree(options.policy, folder / "sft" / "policy")
+        process = subprocess.Popen([sys.executable, "-m", "vlarl", "train", *flags, "--cluster", "local"])
         if is_pinned:
             threading.Thread(target=pin_roles, args=(process.pid,), daemon=True).start()
         if process.wait():

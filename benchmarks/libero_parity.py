@@ -1,6 +1,7 @@
 """Every LIBERO task against upstream, live: exact stepping and reference frames bit for bit, fast stepping's distance.
 
     python benchmarks/libero_parity.py [--suites libero_spatial ...] [--tasks 0 1 ...] [--steps 120] [--keep-models]
+        [--without-frames]
 
 Half a minute per task, most of it upstream's. Finished tasks are kept in the output file: the same command goes on
 where it was stopped. Ends with the table of docs/libero.md.
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120, help="env steps per task")
     parser.add_argument("--seed", type=int, default=0, help="of the actions and the initial state")
     parser.add_argument("--keep-models", action="store_true", help="build into the cache, not into a scratch folder")
+    parser.add_argument("--without-frames", action="store_true", help="compare the physics alone, in half the time")
     parser.add_argument("--output", type=Path, default=Path("runs/libero_parity.json"), help="file of the results")
     options = parser.parse_args()
     results = json.loads(options.output.read_text()) if options.output.is_file() else {}
@@ -62,7 +64,9 @@ def main() -> None:
                 continue
             started = time.perf_counter()
             try:
-                request = make_request(suite, task_id, steps=options.steps, with_frames=True, seed=options.seed)
+                request = make_request(
+                    suite, task_id, steps=options.steps, with_frames=not options.without_frames, seed=options.seed
+                )
                 if options.keep_models:
                     request = replace(request, models=TaskFiles.of(suite, task_id).folder)
                 exact, fast = run_live(request)

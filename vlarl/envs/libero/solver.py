@@ -36,7 +36,8 @@ def minimise(island, n, m, scale, tolerance):
     cost = _evaluate(island, n, m)
     norm = _write_gradient(island, n, m)
     for step in range(NUM_STEPS):
-        if scale * norm < tolerance:
+        # Written so that NaN ends it, here and below: mj_checkAcc tells of it.
+        if not scale * norm >= tolerance:
             return step
         _factorise_hessian(island, n, m)
         limit = SLOPE * _solve_direction(island, n)
@@ -48,7 +49,7 @@ def minimise(island, n, m, scale, tolerance):
             _move(island, _search(island, n, m, limit), n, m)
             cost = _evaluate(island, n, m)
             norm = _write_gradient(island, n, m)
-        if scale * (last - cost) < tolerance:
+        if not scale * (last - cost) >= tolerance:
             return step + 1
     return NUM_STEPS
 
