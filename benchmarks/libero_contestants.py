@@ -147,27 +147,25 @@ class Upstream:
 
 
 def compile_bare_steps() -> tuple[Callable[..., None], Callable[..., None]]:
-    """Loops over substeps that make the MuJoCo calls of the fast and of the exact stepping, controls given."""
+    """Loops over the substeps of the fast stepping and over the MuJoCo calls of the exact stepping, controls given."""
     import numba
     from numba import types
 
     # Its import makes the library's functions known by name.
-    from vlarl.envs.libero.compiled import run_first_half
+    from vlarl.envs.libero.compiled import run_first_half, run_second_half
 
     pointer = types.uintp
-    step2, forward, step = (
-        types.ExternalFunction(f"mj_{name}", types.void(pointer, pointer)) for name in ("step2", "forward", "step")
-    )
+    forward, step = (types.ExternalFunction(f"mj_{name}", types.void(pointer, pointer)) for name in ("forward", "step"))
     full_m = types.ExternalFunction("mj_fullM", types.void(pointer, pointer, pointer))
     jac_site = types.ExternalFunction("mj_jacSite", types.void(pointer, pointer, pointer, pointer, types.int32))
 
     @numba.njit
-    def fast(model, data, _, site, ctrl, controls, __, jac, qvel, bias, objects) -> None:  # noqa: ANN001
+    def fast(model, data, _, site, ctrl, controls, __, jac, qvel, bias, objects, constraints) -> None:  # noqa: ANN001
         for index, control in enumerate(controls):
             run_first_half(model, data, qvel, bias, objects, index == len(controls) - 1)
             jac_site(model, data, jac.ctypes.data, jac[3:].ctypes.data, site)
             ctrl[:] = control
-            step2(model, data)
+            run_second_half(model, data, constraints)
 
     @numba.njit
     def exact(model, data, qm, site, ctrl, controls, mass, jac, *_) -> None:  # noqa: ANN001, ANN002
@@ -198,7 +196,7 @@ class BareLoop:
         model = self._simulation.model
         self._scratch = (np.zeros((model.nv, model.nv)), np.zeros((6, model.nv)))
         robot = self._simulation.robot
-        self._objects = (robot.objects,) if hasattr(robot, "objects") else ()
+        self._objects = (robot.objects, robot.constraints) if hasattr(robot, "objects") else ()
         self._play(self._controls[:1])
         self.begin()
 

@@ -49,7 +49,6 @@ class ActorWorker:
     def __init__(self, actor: ray.actor.ActorHandle, opened: ray.ObjectRef) -> None:
         self._actor = actor
         self.calls = deque([opened])
-        self.replies: deque[Reply] = deque()
 
     @property
     def name(self) -> str:
@@ -60,15 +59,14 @@ class ActorWorker:
         """See envs.processes.Worker."""
         self.calls.append(self._actor.run.remote(requests))
 
-    def receive(self) -> Reply:
+    def receive(self) -> list[Reply]:
         """See envs.processes.Worker."""
-        if not self.replies:
-            try:
-                self.replies.extend(ray.get(self.calls[0]))
-            except RayActorError as error:
-                raise EOFError from error
-            self.calls.popleft()
-        return self.replies.popleft()
+        try:
+            replies = ray.get(self.calls[0])
+        except RayActorError as error:
+            raise EOFError from error
+        self.calls.popleft()
+        return replies
 
     def hang_up(self) -> None:
         """See envs.processes.Worker."""
@@ -95,9 +93,8 @@ class ActorWorkers:
 
     def wait(self, workers: Sequence[ActorWorker], seconds: float) -> list[ActorWorker]:
         """See envs.processes.Workers."""
-        by_ref = {worker.calls[0]: worker for worker in workers if not worker.replies and worker.calls}
-        heard = [worker for worker in workers if worker.replies]
-        if by_ref and not heard:
-            ready, _ = ray.wait(list(by_ref), num_returns=1, timeout=seconds)
-            heard = [by_ref[ref] for ref in ready]
-        return heard
+        by_ref = {worker.calls[0]: worker for worker in workers if worker.calls}
+        if not by_ref:
+            return []
+        ready, _ = ray.wait(list(by_ref), num_returns=1, timeout=seconds)
+        return [by_ref[ref] for ref in ready]

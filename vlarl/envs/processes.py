@@ -15,7 +15,7 @@ from vlarl.configs.env import EnvConfig
 from vlarl.envs.base import ENVIRONMENTS
 from vlarl.envs.render_devices import RenderDevice, choose_device
 from vlarl.envs.shared_frames import SharedFrames
-from vlarl.envs.worker import Failure, Reply, Request, run_worker, with_image
+from vlarl.envs.worker import Failure, Reply, Request, Result, run_worker, with_image
 
 JOIN_SECONDS = 5.0
 
@@ -32,8 +32,8 @@ class Worker(Protocol):
         """Sends requests and returns at once; a dead worker is noticed by `receive`."""
         ...
 
-    def receive(self) -> Reply:
-        """Returns the next reply of a worker that `Workers.wait` named; images are whole.
+    def receive(self) -> list[Reply]:
+        """Returns the next replies of a worker that `Workers.wait` named; images are whole.
 
         Raises:
             EOFError: the worker is dead.
@@ -82,15 +82,18 @@ class ProcessWorker:
             # The worker is dead: the next receive finds the end of the connection and replays this request too.
             return
 
-    def receive(self) -> Reply:
+    def receive(self) -> list[Reply]:
         """See Worker."""
         try:
-            slot, result = self.connection.recv()
+            replies = self.connection.recv()
         except OSError as error:
             raise EOFError from error
+        return [(slot, self._with_image(slot, result)) for slot, result in replies]
+
+    def _with_image(self, slot: int | None, result: Result) -> Result:
         if slot is None or result is None or isinstance(result, Failure):
-            return slot, result
-        return slot, with_image(result, self._frames, slot)
+            return result
+        return with_image(result, self._frames, slot)
 
     def hang_up(self) -> None:
         """See Worker."""

@@ -193,11 +193,12 @@ class VectorEnv:
         for worker in heard:
             index = by_worker[id(worker)]
             try:
-                reply = worker.receive()
+                replies = worker.receive()
             except EOFError:
                 self._restart(index, "died")
                 continue
-            self._take(index, reply)
+            for reply in replies:
+                self._take(index, reply)
         if heard:
             return
         for index in indices:

@@ -19,6 +19,8 @@ from vlarl.envs.shared_frames import SharedFrames
 from vlarl.errors import UserError
 from vlarl.types import Start
 
+SEND_SECONDS = 1.0
+"""Longest time for which a reply waits for the others of its message."""
 _EMPTY = np.empty(0, dtype=np.uint8)
 
 
@@ -40,7 +42,8 @@ class Failure:
     error: UserError | str
 
 
-Reply = tuple[int | None, EnvObservation | Transition | Failure | None]
+Result = EnvObservation | Transition | Failure | None
+Reply = tuple[int | None, Result]
 """(slot, result). Slot None: the environments were made, or why not. Result None: of a replayed request. An
 observation's image is in the shared frames and empty here: `without_image` and `with_image`."""
 
@@ -51,7 +54,8 @@ def run_worker(
     """Serves requests (lists of Request) until the other end of `connection` is closed, then ends the process.
 
     Args:
-        connection: to the driver; sends Reply.
+        connection: to the driver; sends lists of Reply: one per message, more if its requests take long. A message per
+            reply cost the driver as much time as a tenth of the simulation.
         frames: one image per environment to make, for the driver.
         config: of the environments.
         module_name: module of the environment.
@@ -62,23 +66,33 @@ def run_worker(
     os.environ.update(environment)
     # The workers fill the cores: software rendering must not add threads of its own.
     os.environ.setdefault("LP_NUM_THREADS", "0")
-    requests: SimpleQueue[Request] = SimpleQueue()
+    messages: SimpleQueue[list[Request]] = SimpleQueue()
     # A thread that always reads: the driver's sends never block on a busy worker, and its death is noticed at once.
-    Thread(target=_read_requests, args=(connection, requests), name="requests", daemon=True).start()
+    Thread(target=_read_requests, args=(connection, messages), name="requests", daemon=True).start()
     try:
         slots = import_module(module_name).make_environments(config, len(frames.images))
     except Exception as error:
-        _send(connection, (None, describe(error)))
+        _send(connection, [(None, describe(error))])
         return
-    _send(connection, (None, None))
+    _send(connection, [(None, None)])
     while True:
-        request = requests.get()
-        try:
-            result = without_image(simulate(slots[request.slot], request.payload), frames, request.slot)
-        except Exception as error:
-            _send(connection, (request.slot, describe(error)))
-            continue
-        _send(connection, (request.slot, None if request.is_replay else result))
+        replies: list[Reply] = []
+        sent = time.monotonic()
+        for request in messages.get():
+            replies.append((request.slot, _answer(slots[request.slot], request, frames)))
+            if time.monotonic() - sent > SEND_SECONDS:
+                _send(connection, replies)
+                replies, sent = [], time.monotonic()
+        if replies:
+            _send(connection, replies)
+
+
+def _answer(environment: Environment, request: Request, frames: SharedFrames) -> Result:
+    try:
+        result = without_image(simulate(environment, request.payload), frames, request.slot)
+    except Exception as error:
+        return describe(error)
+    return None if request.is_replay else result
 
 
 def simulate(environment: Environment, payload: Start | np.ndarray) -> EnvObservation | Transition:
@@ -105,20 +119,18 @@ def with_image(result: EnvObservation | Transition, frames: SharedFrames, slot: 
     return replace(result, image=frames.read(slot))
 
 
-def _read_requests(connection: Connection, requests: SimpleQueue[Request]) -> None:
+def _read_requests(connection: Connection, messages: SimpleQueue[list[Request]]) -> None:
     while True:
         try:
-            message = connection.recv()
+            messages.put(connection.recv())
         except (EOFError, OSError):
             # Closed by the driver, or the driver is dead. Leave whatever the main thread does.
             os._exit(0)
-        for request in message:
-            requests.put(request)
 
 
-def _send(connection: Connection, reply: Reply) -> None:
+def _send(connection: Connection, replies: list[Reply]) -> None:
     try:
-        connection.send(reply)
+        connection.send(replies)
     except OSError:
         os._exit(0)
 

@@ -49,7 +49,7 @@ class Robot:
         self.objects = make_objects(model, data)
         self.resting = self.objects.resting
         """[nbody] for how many substeps each object has been at rest."""
-        self._constraints = make_constraints(model, data, island)
+        self.constraints = make_constraints(model, data, island)
         self._mass_index = mass_index(model, self.dof_index)
         self._jac_pos, self._jac_rot = np.zeros((3, model.nv)), np.zeros((3, model.nv))
 
@@ -62,7 +62,7 @@ class Robot:
             self.qpos_index, self.dof_index, self._mass_index, self.model.actuator_ctrlrange, action,
             self.goal_ori, self.gripper, self._jac_pos, self._jac_rot,
             stale.position, stale.rotation, stale.jacobian, stale.mass, stale.joints,
-            self.objects, self._constraints, is_stale,
+            self.objects, self.constraints, is_stale,
         )  # fmt: skip
 
 
