@@ -211,11 +211,11 @@ def train(options: argparse.Namespace, workers: int, staleness: int, is_pinned: 
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "run"
         settings = {
-            "--recipe": "quickstart", "--output": folder, "--seed": 0,
+            "--recipe": "quickstart", "--output": folder, "--seed": 0, "--learner-threads": 1,
             "--env.num-workers": workers, "--env.num-envs": SLOTS * 2,
-            "--ppo.rollout-batch-size": TRAJECTORIES, "--ppo.num-epochs": options.epochs,
+            "--ppo.rollout-batch-size": TRAJECTORIES, "--ppo.update-epochs": options.epochs,
             "--ppo.critic-warmup-iterations": 0, "--ppo.num-iterations": options.iterations,
-            "--ppo.max-staleness": staleness, "--evaluation.validation-interval": 1000,
+            "--ppo.max-staleness": staleness, "--evaluation.validation-interval": 0,
         }  # fmt: skip
         flags = [str(part) for pair in settings.items() for part in pair]
         # The folder becomes that of this run before the policy is put into it.
