@@ -61,6 +61,13 @@ def test_dry_friction_holds_what_is_pushed_less():
     assert force == pytest.approx([-100 * 0.2 / 102])
 
 
+def test_a_guess_within_the_tolerance_is_improved():
+    # A door that comes to rest at its stop would drift through it by what is left.
+    assert solve(smooth=1e-15, kind=FRICTION, stiffness=100.0, scale=1.0)[0] == pytest.approx(
+        2e-15 / 102, rel=1e-9, abs=0.0
+    )
+
+
 def test_a_limit_pushes_in_one_direction_only():
     # 2 (a - 1) + 8 (a - 3) = 0.
     acceleration, force = solve(smooth=1.0, kind=LIMIT, stiffness=8.0, target=3.0)

@@ -34,11 +34,9 @@ def minimise(island, n, m, scale, tolerance):
     for row in range(m):
         island.offset[row] -= island.target[row]
     cost = _evaluate(island, n, m)
-    norm = _write_gradient(island, n, m)
+    _write_gradient(island, n, m)
+    # One step even where the guess is as good as asked for: a door that nears its stop would drift through it.
     for step in range(NUM_STEPS):
-        # Written so that NaN ends it, here and below: mj_checkAcc tells of it.
-        if not scale * norm >= tolerance:
-            return step
         _factorise_hessian(island, n, m)
         limit = SLOPE * _solve_direction(island, n)
         _multiply(island, island.direction, island.mass_direction, island.row_direction, n, m)
@@ -49,7 +47,8 @@ def minimise(island, n, m, scale, tolerance):
             _move(island, _search(island, n, m, limit), n, m)
             cost = _evaluate(island, n, m)
             norm = _write_gradient(island, n, m)
-        if not scale * (last - cost) >= tolerance:
+        # Written so that NaN ends it: mj_checkAcc tells of it.
+        if not (scale * (last - cost) >= tolerance and scale * norm >= tolerance):
             return step + 1
     return NUM_STEPS
 
