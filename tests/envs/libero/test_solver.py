@@ -158,3 +158,22 @@ def test_other_constraints_are_refused():
     )
     with pytest.raises(ValueError, match="elliptic"):
         make_constraints(model, mujoco.MjData(model))
+
+
+def test_islands_that_a_late_row_joins_become_one():
+    # In a line lie a, d, c, b and apart from them e. Contacts come as a-d, b-c, c-d: the last joins two islands.
+    places = {"a": 0.0, "b": 0.297, "c": 0.198, "d": 0.099, "e": 1.0}
+    bodies = "".join(
+        f'<body pos="{x} 0 0"><freejoint/><geom type="box" size="0.05 0.05 0.05" mass="0.1"/></body>'
+        for x in places.values()
+    )
+    xml = f'<mujoco><option cone="elliptic" jacobian="sparse"/><worldbody>{bodies}</worldbody></mujoco>'
+    model = mujoco.MjModel.from_xml_string(xml)
+    data = mujoco.MjData(model)
+    data.qvel[:] = np.random.default_rng(0).normal(scale=0.1, size=model.nv)
+    mujoco.mj_forward(model, data)
+    expected = data.qacc.copy()
+    constraints = make_constraints(model, data)
+    solve_constraints(model._address, data._address, constraints)
+    assert list(constraints.label) == [0, 0, 0, 0, -1]
+    np.testing.assert_allclose(data.qacc, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
