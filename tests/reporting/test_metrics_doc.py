@@ -24,11 +24,12 @@ def documented() -> set[str]:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory) -> set[str]:
-    """Names in the rows of a short toy run that uses every optional term, task ids written as <task_id>."""
+    """Names in the rows of a short toy run that uses every optional term, ids written as <task_id> and <i>."""
     output = tmp_path_factory.mktemp("metrics") / "run"
     subprocess.run([*COMMAND, "--output", str(output)], check=True, capture_output=True, text=True)
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return {re.sub(r"/\d+$", "/<task_id>", name) for row in rows for name in row}
+    names = {re.sub(r"/worker_\d+$", "/worker_<i>", name) for row in rows for name in row}
+    return {re.sub(r"/\d+$", "/<task_id>", name) for name in names}
 
 
 def other_metrics() -> set[str]:

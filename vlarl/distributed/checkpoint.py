@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn, optim
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from vlarl.distributed.ranks import Ranks
@@ -20,13 +21,13 @@ UPDATES = "policy_updates"
 def save_sharded(tensors: Mapping[str, Tensor], folder: Path, ranks: Ranks) -> None:
     """Writes tensors, each rank its own parts, as safetensors; all ranks must call. Nothing in it is a pickle."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with _alone_without_warning():
+    with _alone_without_warning(), _interruptible():
         dcp.save(dict(tensors), storage_writer=writer, no_dist=ranks.size == 1)
 
 
 def load_sharded(tensors: Mapping[str, Tensor], folder: Path, ranks: Ranks) -> None:
     """Fills tensors, sharded in any way, with what `save_sharded` wrote."""
-    with _alone_without_warning():
+    with _alone_without_warning(), _interruptible():
         dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=ranks.size == 1)
 
 
@@ -36,6 +37,17 @@ def _alone_without_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stays Ctrl-C: torch makes every exception, that one too, its own."""
+    try:
+        yield
+    except CheckpointException as error:
+        if any(isinstance(failure, KeyboardInterrupt) for failure, _ in error.failures.values()):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def saved_names(folder: Path) -> set[str]:
